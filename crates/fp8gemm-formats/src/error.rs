@@ -7,6 +7,22 @@ use fp8gemm_problem::ScaleLayout;
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FormatError {
+    /// Two slices that must be equally long are not.
+    #[error(
+        "the source has {source_len} elements but the destination has {destination_len}: they must be equally long"
+    )]
+    LengthMismatch {
+        /// Elements of the source.
+        source_len: usize,
+        /// Elements of the destination.
+        destination_len: usize,
+    },
+    /// Text that names no FP8 format.
+    #[error("FP8 format {text:?} is not known: expected e4m3, e5m2, e4m3fnuz or e5m2fnuz")]
+    UnknownFormat {
+        /// The text as given.
+        text: String,
+    },
     /// Scales whose shape does not cover the codes.
     #[error(
         "scales are [{}, {}], but layout {layout} of a [{rows}, {columns}] matrix needs [{}, {}]",

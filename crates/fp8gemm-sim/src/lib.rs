@@ -1,1 +1,11 @@
 //! skeleton
+#![forbid(unsafe_code)]
+mod error;
+mod gemm;
+mod matrix;
+mod round;
+pub mod tensor_core;
+pub use error::SimError;
+pub use gemm::{Gemm, Path};
+pub use matrix::{Matrix, MatrixView};
+pub use round::{NAN_16, NAN_F32, Rounding, f32_to_bf16, f32_to_f16};

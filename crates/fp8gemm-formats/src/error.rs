@@ -2,6 +2,8 @@
 
 use fp8gemm_problem::ScaleLayout;
 
+use crate::quantize::Recipe;
+
 /// Why a matrix cannot be scaled, quantised or converted. Each names the argument, its value and
 /// the rule; places are `(row, column)`, counted from zero.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -69,5 +71,59 @@ pub enum FormatError {
         column: usize,
         /// The scale.
         value: f32,
+    },
+    /// Text that names no recipe.
+    #[error("recipe {text:?} is not known: expected one of {}", Recipe::ALL.map(Recipe::name).join(", "))]
+    UnknownRecipe {
+        /// The text as given.
+        text: String,
+    },
+    /// Text that is no recipe with a layout and a type.
+    #[error(
+        "{text:?} is not <recipe>:<scale layout>:<type>, e.g. deepgemm:128x128:e4m3 (layout and type may be left out)"
+    )]
+    BadQuantizer {
+        /// The text as given.
+        text: String,
+    },
+    /// Text that names no algorithm of delayed scaling.
+    #[error("amax algorithm {text:?} is not known: expected max or most_recent")]
+    UnknownAmaxAlgorithm {
+        /// The text as given.
+        text: String,
+    },
+    /// A layout that the recipe's source does not have.
+    #[error(
+        "recipe {recipe} has no {layout} scales: it is defined for {}",
+        recipe.layouts().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    RecipeLayout {
+        /// The recipe.
+        recipe: Recipe,
+        /// The layout asked for.
+        layout: ScaleLayout,
+    },
+    /// An infinite element where the recipe's source excludes them.
+    #[error("element ({row}, {column}) is {value}: recipe {recipe} is defined for finite input only")]
+    Infinite {
+        /// The recipe.
+        recipe: Recipe,
+        /// Row of the element.
+        row: usize,
+        /// Column of the element.
+        column: usize,
+        /// Its value.
+        value: f32,
+    },
+    /// A history of delayed scaling without a slot.
+    #[error("the amax history of delayed scaling has 0 steps: it needs at least 1")]
+    EmptyHistory,
+    /// A result that does not fit the address space or the memory.
+    #[error("a [{rows}, {columns}] matrix of codes and its scales cannot be allocated")]
+    TooLarge {
+        /// Rows of the matrix.
+        rows: usize,
+        /// Columns of the matrix.
+        columns: usize,
     },
 }

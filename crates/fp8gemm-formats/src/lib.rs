@@ -5,6 +5,7 @@
 mod codec;
 pub mod convert;
 mod error;
+pub mod quantize;
 mod scaled;
 
 pub use codec::{E4m3, E4m3Fnuz, E5m2, E5m2Fnuz, E8m0, E8m0Rounding, Fp8Format, Overflow, Rounding};

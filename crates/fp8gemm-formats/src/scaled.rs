@@ -5,7 +5,7 @@ use fp8gemm_problem::{OperandType, ScaleLayout};
 use ndarray::parallel::prelude::*;
 use ndarray::{Array2, ArrayView2, Axis, Zip};
 
-use crate::FormatError;
+use crate::{E8m0, FormatError, Fp8Format};
 
 /// FP8 codes with their scales: the value of an element is `decode(code) * scale of its block`.
 ///
@@ -58,6 +58,19 @@ impl ScaledMatrix {
     /// Codes that mean what they decode to: layout `Tensor`, scale 1.
     pub fn unscaled(ty: OperandType, codes: Array2<u8>) -> Self {
         Self { ty, layout: ScaleLayout::Tensor, codes, scales: Array2::from_elem((1, 1), 1.0) }
+    }
+
+    /// Puts codes and E8M0 scales together. Each scale is kept as the f32 that it means.
+    ///
+    /// # Errors
+    /// [`FormatError::ScaleShape`] where the scales are not `layout.scale_shape(rows, columns)`.
+    pub fn from_e8m0(
+        ty: OperandType,
+        layout: ScaleLayout,
+        codes: Array2<u8>,
+        scales: ArrayView2<'_, E8m0>,
+    ) -> Result<Self, FormatError> {
+        Self::new(ty, layout, codes, scales.mapv(E8m0::to_f32))
     }
 
     /// The same matrix, borrowed.
@@ -188,7 +201,7 @@ impl<'a> ScaledView<'a> {
         if values.is_empty() {
             return values;
         }
-        let table = decode_table(self.ty);
+        let table = Fp8Format::from(self.ty).decode_table();
         let (block_rows, block_columns) = self.layout.block(self.rows(), self.columns());
         Zip::indexed(values.axis_iter_mut(Axis(0))).and(self.codes.axis_iter(Axis(0))).into_par_iter().for_each(
             |(row, mut values, codes)| {
@@ -246,6 +259,30 @@ impl<'a> ScaledView<'a> {
         ScaledMatrix::new(self.ty, layout, codes, scales)
     }
 
+    /// The scales as E8M0 codes, where every one is a power of two (or NaN, code `FF`).
+    ///
+    /// # Errors
+    /// [`FormatError::NotE8m0`], naming the first that is not, in row-major order.
+    ///
+    /// ```
+    /// use fp8gemm_formats::quantize::{Quantizer, Recipe};
+    /// use ndarray::array;
+    ///
+    /// let quantized = Quantizer::new(Recipe::TorchaoMxFloor).quantize(array![[3.0f32, 0.1]].view())?;
+    /// let scales = quantized.view().e8m0_scales()?;
+    /// assert_eq!(scales.mapv(|scale| scale.to_bits()), array![[120]]);
+    /// # Ok::<(), fp8gemm_formats::FormatError>(())
+    /// ```
+    pub fn e8m0_scales(&self) -> Result<Array2<E8m0>, FormatError> {
+        let mut codes = Array2::from_elem(self.scales.dim(), E8m0::NAN);
+        for (((row, column), code), &value) in codes.indexed_iter_mut().zip(&self.scales) {
+            if !value.is_nan() {
+                *code = E8m0::exact(value).ok_or(FormatError::NotE8m0 { row, column, value })?;
+            }
+        }
+        Ok(codes)
+    }
+
     /// The first scale, in row-major order, that is NaN or infinite, with its place in the scale
     /// matrix.
     pub fn first_nonfinite_scale(&self) -> Option<(usize, usize, f32)> {
@@ -273,23 +310,4 @@ fn check_shapes(layout: ScaleLayout, codes: (usize, usize), scales: (usize, usiz
 
 fn transposed_layout(layout: ScaleLayout) -> Result<ScaleLayout, FormatError> {
     layout.transposed().ok_or(FormatError::NotTransposable { layout })
-}
-
-/// What each of the 256 codes means.
-fn decode_table(ty: OperandType) -> [f32; 256] {
-    core::array::from_fn(|code| {
-        let (mantissa_bits, bias) = match ty {
-            OperandType::E4m3 => (3, 7),
-            OperandType::E5m2 => (2, 15),
-        };
-        let magnitude = (code & 0x7F) as i32;
-        let (exponent, mantissa) = (magnitude >> mantissa_bits, magnitude & ((1 << mantissa_bits) - 1));
-        let value = match (ty, magnitude) {
-            (OperandType::E4m3, 0x7F) | (OperandType::E5m2, 0x7D..) => f32::NAN,
-            (OperandType::E5m2, 0x7C) => f32::INFINITY,
-            _ if exponent == 0 => mantissa as f32 * 2f32.powi(1 - bias - mantissa_bits),
-            _ => ((1 << mantissa_bits) + mantissa) as f32 * 2f32.powi(exponent - bias - mantissa_bits),
-        };
-        canonical(if code >= 0x80 { -value } else { value })
-    })
 }

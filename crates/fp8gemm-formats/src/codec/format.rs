@@ -72,6 +72,12 @@ impl Spec {
     pub(crate) const fn min_exponent(&self) -> i32 {
         1 - self.bias
     }
+
+    /// The f32 bits of the first power of two above the largest finite value.
+    pub(crate) const fn ceiling(&self) -> u32 {
+        let top_field = (self.max_code >> self.mantissa_bits) as i32;
+        ((top_field - self.bias + 1 + 127) as u32) << 23
+    }
 }
 
 const SPECS: [Spec; 4] = [

@@ -52,98 +52,104 @@ pub enum Overflow {
 }
 
 /// Encodes an f32. See [`crate::Fp8Format::encode`].
+#[inline(always)]
 pub(super) const fn encode_f32(spec: &Spec, x: f32, rounding: Rounding, overflow: Overflow) -> u8 {
     let bits = x.to_bits();
-    let sign = ((bits >> 24) & 0x80) as u8;
-    let field = (bits >> 23) & 0xFF;
-    let fraction = (bits & 0x7F_FFFF) as u64;
-    if field == 0xFF {
-        return if fraction == 0 { pack_overflow(spec, sign, overflow) } else { spec.nan };
-    }
-    let (exponent, significand) = if field == 0 { (1, fraction) } else { (field as i32, fraction | 1 << 23) };
-    round_pack(spec, sign, exponent - 150, significand, rounding, overflow)
+    let unpacked = Unpacked {
+        sign: ((bits >> 24) & 0x80) as u8,
+        exponent: ((bits >> 23) & 0xFF) as i32 - 127,
+        special: (bits >> 23) & 0xFF == 0xFF,
+        fraction: (bits & 0x7F_FFFF) as u64,
+        fraction_bits: 23,
+    };
+    round_pack(spec, &unpacked, rounding, overflow)
 }
 
 /// Encodes an f64. See [`crate::Fp8Format::encode_f64`].
+#[inline(always)]
 pub(super) const fn encode_f64(spec: &Spec, x: f64, rounding: Rounding, overflow: Overflow) -> u8 {
     let bits = x.to_bits();
-    let sign = ((bits >> 56) & 0x80) as u8;
-    let field = (bits >> 52) & 0x7FF;
-    let fraction = bits & 0xF_FFFF_FFFF_FFFF;
-    if field == 0x7FF {
-        return if fraction == 0 { pack_overflow(spec, sign, overflow) } else { spec.nan };
-    }
-    let (exponent, significand) = if field == 0 { (1, fraction) } else { (field as i32, fraction | 1 << 52) };
-    round_pack(spec, sign, exponent - 1075, significand, rounding, overflow)
+    let unpacked = Unpacked {
+        sign: ((bits >> 56) & 0x80) as u8,
+        exponent: ((bits >> 52) & 0x7FF) as i32 - 1023,
+        special: (bits >> 52) & 0x7FF == 0x7FF,
+        fraction: bits & 0xF_FFFF_FFFF_FFFF,
+        fraction_bits: 52,
+    };
+    round_pack(spec, &unpacked, rounding, overflow)
 }
 
-/// Rounds the exact value `significand * 2^exponent` once and packs it with `sign` (00 or 80).
+/// The fields of an IEEE 754 number: `(1 + fraction / 2^fraction_bits) * 2^exponent`, negative if
+/// `sign` is 80 and not 00, or infinite or NaN if `special`.
 ///
-/// `significand` is below 2^53, so that half a unit in the last place is in reach of a 63-bit
-/// shift whenever it matters.
-const fn round_pack(
-    spec: &Spec,
+/// Zero and the subnormals of f32 and f64 are not told apart from a normal number with the lowest
+/// exponent field. That is harmless: all of them are below `2^-126`, and the coarsest rounding here
+/// sees nothing that is smaller than 2^-32 of an FP8 last place, `2^-49`.
+struct Unpacked {
     sign: u8,
     exponent: i32,
-    significand: u64,
-    rounding: Rounding,
-    overflow: Overflow,
-) -> u8 {
-    if significand == 0 {
-        return pack(spec, sign, 0);
+    special: bool,
+    fraction: u64,
+    fraction_bits: u32,
+}
+
+/// Rounds an exact value once and packs it.
+#[inline(always)]
+const fn round_pack(spec: &Spec, x: &Unpacked, rounding: Rounding, overflow: Overflow) -> u8 {
+    if x.special {
+        return if x.fraction == 0 { pack_overflow(spec, x.sign, overflow) } else { spec.nan };
     }
-    let leading = exponent + 63 - significand.leading_zeros() as i32;
-    let grid = if leading > spec.min_exponent() { leading } else { spec.min_exponent() };
-    // The last place is worth 2^(grid - m); the value is significand / 2^shift of those.
-    let shift = grid - spec.mantissa_bits as i32 - exponent;
-    let units = if shift <= 0 { significand << -shift } else { round_shift(significand, shift as u32, rounding) };
+    let significand = x.fraction | 1 << x.fraction_bits;
+    let grid = if x.exponent > spec.min_exponent() { x.exponent } else { spec.min_exponent() };
+    // The last place is worth 2^(grid - m): the value is significand / 2^shift of those.
+    let shift = x.fraction_bits - spec.mantissa_bits + (grid - x.exponent) as u32;
     // Units of a normal number carry the leading one, which counts as exponent field 1; a carry out
     // of the mantissa arrives in the exponent field by itself.
     let code = ((grid - spec.min_exponent()) as u64) << spec.mantissa_bits;
-    let code = code + units;
+    let code = code + round_shift(significand, shift, rounding);
     if code <= spec.max_code as u64 {
-        pack(spec, sign, code as u8)
+        pack(spec, x.sign, code as u8)
     } else if matches!(rounding, Rounding::TowardZero) {
-        pack(spec, sign, spec.max_code)
+        pack(spec, x.sign, spec.max_code)
     } else {
-        pack_overflow(spec, sign, overflow)
+        pack_overflow(spec, x.sign, overflow)
     }
 }
 
-/// `significand / 2^shift` rounded to an integer; `shift > 0`, `significand < 2^53`.
+/// `significand / 2^shift` rounded to an integer; `significand < 2^53`, `shift >= 20`.
+#[inline(always)]
 const fn round_shift(significand: u64, shift: u32, rounding: Rounding) -> u64 {
-    let (units, rest) =
-        if shift < 64 { (significand >> shift, significand & ((1 << shift) - 1)) } else { (0, significand) };
-    let up = match rounding {
-        Rounding::TowardZero => false,
+    // From 62 on, nothing reaches half a unit, and more shifting changes nothing.
+    let near = if shift < 62 { shift } else { 62 };
+    match rounding {
+        Rounding::TowardZero => significand >> near,
         Rounding::NearestEven => {
-            // From 64 on, half a unit is at least 2^63 and out of the significand's reach.
-            shift < 64 && {
-                let half = 1 << (shift - 1);
-                rest > half || (rest == half && units & 1 != 0)
-            }
+            // Half a unit, less a little if the tie should go down: carries above the tie, and on
+            // the tie where the unit is odd.
+            let odd = (significand >> near) & 1;
+            (significand + (1 << (near - 1)) - 1 + odd) >> near
         }
         Rounding::Stochastic { bits } => {
-            // floor(fraction * 2^32): fraction and bits carry into the next unit exactly when this
-            // does, because bits is a whole number of 2^-32.
-            let fraction = if shift <= 32 {
-                rest << (32 - shift)
+            // In 2^-32 of a unit, rounded down: what is below cannot carry, since bits has none.
+            let fine = if shift <= 32 {
+                significand << (32 - shift)
             } else if shift < 96 {
-                rest >> (shift - 32)
+                significand >> (shift - 32)
             } else {
                 0
             };
-            fraction + bits as u64 >= 1 << 32
+            (fine + bits as u64) >> 32
         }
-    };
-    units + up as u64
+    }
 }
 
 /// Joins sign and magnitude; formats without -0 have one zero.
+#[inline(always)]
 const fn pack(spec: &Spec, sign: u8, magnitude: u8) -> u8 {
     if spec.unsigned_zero && magnitude == 0 { 0 } else { sign | magnitude }
 }
 
+#[inline(always)]
 const fn pack_overflow(spec: &Spec, sign: u8, overflow: Overflow) -> u8 {
     match overflow {
         Overflow::Saturate => sign | spec.max_code,

@@ -93,7 +93,8 @@ impl Sweep<'_, '_> {
                 c[..out.len()].copy_from_slice(&self.out[out.clone()]);
                 let before = c;
                 kernel.steps(row, panel, &mut c);
-                if special_column || self.packed.special_rows[r] || before.iter().any(|c| !c.is_finite()) {
+                let largest = before.iter().fold(0, |largest, c| (c.to_bits() & 0x7FFF_FFFF).max(largest));
+                if special_column || self.packed.special_rows[r] || largest >= f32::INFINITY.to_bits() {
                     self.redo_specials(r, columns.clone(), &before, &mut c);
                 }
                 self.out[out.clone()].copy_from_slice(&c[..out.len()]);
@@ -125,33 +126,31 @@ impl Kernel for Portable {
         for (row, panel) in row.iter().zip(panel) {
             let mut largest = [i16::MIN; 2 * LANES];
             for (a, b) in row.iter().zip(panel) {
-                for (i, largest) in largest.iter_mut().enumerate() {
-                    *largest = (*largest).max(a.exponent[i % 2] + b.exponent[i]);
+                for i in 0..2 * LANES {
+                    largest[i] = largest[i].max(a.exponent[i % 2] + b.exponent[i]);
                 }
             }
             let mut e = [0i32; LANES];
-            for (lane, e) in e.iter_mut().enumerate() {
+            for lane in 0..LANES {
                 let c_exponent = (c[lane].to_bits() >> 23 & 0xFF) as i32 - 127;
-                *e = i32::from(largest[2 * lane].max(largest[2 * lane + 1])).max(c_exponent).max(LOWEST);
-                largest[2 * lane..][..2].fill(*e as i16);
+                e[lane] = i32::from(largest[2 * lane].max(largest[2 * lane + 1])).max(c_exponent).max(LOWEST);
+                largest[2 * lane] = e[lane] as i16;
+                largest[2 * lane + 1] = e[lane] as i16;
             }
-            let mut sum = [0i32; LANES];
+            let mut sum = [0i32; 2 * LANES];
             for (a, b) in row.iter().zip(panel) {
-                let mut terms = [0i16; 2 * LANES];
-                for (i, term) in terms.iter_mut().enumerate() {
-                    let shift = largest[i] - (a.exponent[i % 2] + b.exponent[i]);
-                    let magnitude = a.magnitude[i % 2] * b.magnitude[i];
-                    // 15 already empties the largest magnitude.
-                    *term = (magnitude >> shift.min(15)) as i16 * (a.sign[i % 2] ^ b.sign[i]);
-                }
-                for (lane, sum) in sum.iter_mut().enumerate() {
-                    *sum += i32::from(terms[2 * lane]) + i32::from(terms[2 * lane + 1]);
+                for i in 0..2 * LANES {
+                    // 15 already empties the largest magnitude; 31 keeps the power of two normal.
+                    let shift = i32::from(largest[i] - (a.exponent[i % 2] + b.exponent[i])).min(31);
+                    let magnitude = i32::from(a.magnitude[i % 2]) * i32::from(b.magnitude[i]);
+                    let sign = i32::from(a.sign[i % 2] ^ b.sign[i]);
+                    sum[i] += ((magnitude * sign) as f32 * power_of_two(-shift)) as i32;
                 }
             }
-            for (lane, c) in c.iter_mut().enumerate() {
-                let cut = (*c * power_of_two(13 - e[lane])) as i32;
-                let whole = (sum[lane] + cut) as f32;
-                *c = f32::from_bits(whole.to_bits() & !0x3FF) * power_of_two(e[lane] - 13);
+            for lane in 0..LANES {
+                let cut = (c[lane] * power_of_two(13 - e[lane])) as i32;
+                let whole = (sum[2 * lane] + sum[2 * lane + 1] + cut) as f32;
+                c[lane] = f32::from_bits(whole.to_bits() & !0x3FF) * power_of_two(e[lane] - 13);
             }
         }
     }
@@ -204,13 +203,16 @@ mod avx512 {
                 // The exponent of each output in both 16-bit halves of its lane.
                 let e16 =
                     f._mm512_or_si512(f._mm512_slli_epi32::<16>(e), f._mm512_and_si512(e, f._mm512_set1_epi32(0xFFFF)));
+                // Two sums, so that an addition need not wait for the one before.
                 let mut sums = [f._mm512_setzero_si512(); 2];
-                for i in 0..PAIRS {
-                    let magnitude = bw._mm512_mullo_epi16(cast(panel[i].magnitude), pair_u(row[i].magnitude));
-                    // Counts over 15 give 0, which is what is left of a term that far below.
-                    let term = bw._mm512_srlv_epi16(magnitude, bw._mm512_sub_epi16(e16, exponents[i]));
-                    let sign = f._mm512_xor_si512(cast(panel[i].sign), pair_i(row[i].sign));
-                    sums[i % 2] = f._mm512_add_epi32(sums[i % 2], bw._mm512_madd_epi16(term, sign));
+                for i in (0..PAIRS).step_by(2) {
+                    for (i, sum) in (i..).zip(&mut sums) {
+                        let magnitude = bw._mm512_mullo_epi16(cast(panel[i].magnitude), pair_u(row[i].magnitude));
+                        // Counts over 15 give 0, which is what is left of a term that far below.
+                        let term = bw._mm512_srlv_epi16(magnitude, bw._mm512_sub_epi16(e16, exponents[i]));
+                        let sign = f._mm512_xor_si512(cast(panel[i].sign), pair_i(row[i].sign));
+                        *sum = f._mm512_add_epi32(*sum, bw._mm512_madd_epi16(term, sign));
+                    }
                 }
                 let thirteen = f._mm512_set1_epi32(13);
                 let cut = f._mm512_cvttps_epi32(f._mm512_mul_ps(acc, power_of_two(f._mm512_sub_epi32(thirteen, e))));
@@ -282,12 +284,14 @@ mod avx2 {
                     let base = avx2._mm256_shuffle_epi8(avx2._mm256_min_epi32(e, splat(HIGHEST_SHIFT_BASE)), low_bytes);
                     let base = avx2._mm256_add_epi8(base, splat(0x7068_7068));
                     let mut sums = [avx._mm256_setzero_si256(); 2];
-                    for i in 0..PAIRS {
-                        let twice = avx2._mm256_mullo_epi16(part_u(&panel[i].magnitude), pair_u(row[i].magnitude));
-                        let factor = avx2._mm256_shuffle_epi8(table, avx2._mm256_sub_epi8(base, exponents[i]));
-                        let term = avx2._mm256_mulhi_epu16(twice, factor);
-                        let sign = avx2._mm256_xor_si256(part(&panel[i].sign), pair_i(row[i].sign));
-                        sums[i % 2] = avx2._mm256_add_epi32(sums[i % 2], avx2._mm256_madd_epi16(term, sign));
+                    for i in (0..PAIRS).step_by(2) {
+                        for (i, sum) in (i..).zip(&mut sums) {
+                            let twice = avx2._mm256_mullo_epi16(part_u(&panel[i].magnitude), pair_u(row[i].magnitude));
+                            let factor = avx2._mm256_shuffle_epi8(table, avx2._mm256_sub_epi8(base, exponents[i]));
+                            let term = avx2._mm256_mulhi_epu16(twice, factor);
+                            let sign = avx2._mm256_xor_si256(part(&panel[i].sign), pair_i(row[i].sign));
+                            *sum = avx2._mm256_add_epi32(*sum, avx2._mm256_madd_epi16(term, sign));
+                        }
                     }
                     let scaled = avx._mm256_mul_ps(*acc, power_of_two(avx2._mm256_sub_epi32(splat(13), e)));
                     let cut = avx._mm256_cvttps_epi32(scaled);

@@ -13,7 +13,7 @@ use ndarray::{Array2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
 use super::Gemm;
-use super::generic::Decoded;
+use super::generic::Generic;
 use super::pack::Packed;
 use super::path::Path;
 use crate::round::{canonical, f32_to_bf16, f32_to_f16};
@@ -110,37 +110,31 @@ struct Scratch {
 
 /// How the chains of a tile are computed.
 enum Chains<'a> {
-    Generic(Decoded<'a>),
-    Simd(Decoded<'a>, Path),
+    Specification(Generic<'a>),
+    Simd(Generic<'a>, Path),
 }
 
 impl<'a> Chains<'a> {
     fn new(gemm: &Gemm<'a>) -> Self {
-        let decoded = Decoded::new(&gemm.a, &gemm.b, gemm.core);
+        let generic = Generic::new(&gemm.a, &gemm.b, gemm.core);
         // The SIMD paths know one tensor core only.
         if gemm.path == Path::Generic || gemm.core != TensorCore::HOPPER_FP8_F32 {
-            return Self::Generic(decoded);
+            return Self::Specification(generic);
         }
         let path = if Path::available().contains(&gemm.path) { gemm.path } else { Path::Portable };
-        Self::Simd(decoded, path)
+        Self::Simd(generic, path)
     }
 
     /// `out[r, c] = chain over k`, starting from +0.
     fn tile(&self, gemm: &Gemm<'_>, tile: &Tile, k: Range<usize>, packed: &mut Packed, out: &mut [f32]) {
         out.fill(0.0);
         match self {
-            Self::Generic(decoded) => {
-                for (row, out) in tile.rows.clone().zip(out.chunks_exact_mut(tile.columns.len())) {
-                    for (column, out) in tile.columns.clone().zip(out) {
-                        *out = decoded.chain(row, column, k.clone(), 0.0);
-                    }
-                }
-            }
-            Self::Simd(decoded, path) => {
+            Self::Specification(generic) => generic.tile(tile, k, out),
+            Self::Simd(generic, path) => {
                 for start in k.clone().step_by(K_CHUNK) {
                     let chunk = start..k.end.min(start + K_CHUNK);
                     packed.pack(&gemm.a, &gemm.b, tile, chunk.clone(), *path);
-                    super::simd::accumulate(packed, decoded, tile, chunk, *path, out);
+                    super::simd::accumulate(packed, generic, tile, chunk, *path, out);
                 }
             }
         }

@@ -16,7 +16,7 @@
 use core::ops::Range;
 
 use super::drive::Tile;
-use super::generic::Decoded;
+use super::generic::Generic;
 use super::pack::{LANES, PAIRS, Packed, PanelPair, RowPair};
 use super::path::Path;
 
@@ -32,13 +32,13 @@ trait Kernel: Copy {
 /// `out[r, c] += ` the chain over the packed chunk of K, for the whole tile.
 pub(super) fn accumulate(
     packed: &Packed,
-    decoded: &Decoded<'_>,
+    generic: &Generic<'_>,
     tile: &Tile,
     k: Range<usize>,
     path: Path,
     out: &mut [f32],
 ) {
-    let sweep = Sweep { packed, decoded, tile, k, out };
+    let sweep = Sweep { packed, generic, tile, k, out };
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
     match path {
         Path::Avx512 => {
@@ -60,7 +60,7 @@ pub(super) fn accumulate(
 /// The loop over rows and panels of one tile.
 struct Sweep<'a, 'd> {
     packed: &'a Packed,
-    decoded: &'a Decoded<'d>,
+    generic: &'a Generic<'d>,
     tile: &'a Tile,
     k: Range<usize>,
     out: &'a mut [f32],
@@ -110,7 +110,7 @@ impl Sweep<'_, '_> {
             let special = self.packed.special_rows[r] || self.packed.special_columns[column] || !before[i].is_finite();
             if special {
                 let (row, column) = (self.tile.rows.start + r, self.tile.columns.start + column);
-                c[i] = self.decoded.chain(row, column, self.k.clone(), before[i]);
+                c[i] = self.generic.one(row, column, self.k.clone(), before[i]);
             }
         }
     }

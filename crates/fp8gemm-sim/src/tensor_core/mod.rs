@@ -198,6 +198,6 @@ impl TensorCore {
         if a.len() != b.len() {
             return Err(SimError::LengthMismatch { a: a.len(), b: b.len() });
         }
-        Ok(self.chain(a.iter().copied().zip(b.iter().copied()), c))
+        Ok(self.chain(a, b, c))
     }
 }

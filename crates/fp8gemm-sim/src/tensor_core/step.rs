@@ -24,64 +24,52 @@ struct Term {
 }
 
 impl TensorCore {
-    /// Chains steps over the pairs, from `c`; both as bits of the accumulator's format.
-    pub(crate) fn chain(&self, pairs: impl Iterator<Item = (Operand, Operand)>, c: u32) -> u32 {
+    /// Chains steps over `a` and `b` (of equal length), from `c`; bits of the accumulator's format.
+    pub(crate) fn chain(&self, a: &[Operand], b: &[Operand], c: u32) -> u32 {
         let mut c = c;
-        self.for_each_group(pairs, |group| c = self.round(self.step(group, self.decode_accumulator(c))));
+        self.for_each_group(a, b, |a, b| c = self.round(self.step(a, b, self.decode_accumulator(c))));
         c
     }
 
-    /// The same without ever rounding the accumulator: only the cuts at alignment remain.
-    pub(crate) fn chain_unrounded(&self, pairs: impl Iterator<Item = (Operand, Operand)>) -> Exact {
+    /// The same from zero and without ever rounding the accumulator: only the cuts at alignment
+    /// remain.
+    pub(crate) fn chain_unrounded(&self, a: &[Operand], b: &[Operand]) -> Exact {
         let mut c = Exact::Finite { negative: false, magnitude: 0, exponent: 0 };
-        self.for_each_group(pairs, |group| c = self.step(group, c));
+        self.for_each_group(a, b, |a, b| c = self.step(a, b, c));
         c
     }
 
-    fn for_each_group(
-        &self,
-        mut pairs: impl Iterator<Item = (Operand, Operand)>,
-        mut each: impl FnMut(&[(Operand, Operand)]),
-    ) {
-        let mut block = [(Operand::ZERO, Operand::ZERO); 32];
-        loop {
-            let mut filled = 0;
-            for (slot, pair) in block.iter_mut().zip(&mut pairs) {
-                *slot = pair;
-                filled += 1;
+    /// Cuts K into the groups that one step sums; a short last group has fewer terms, which is the
+    /// same as zeros.
+    fn for_each_group(&self, a: &[Operand], b: &[Operand], mut each: impl FnMut(&[Operand], &[Operand])) {
+        match self.order {
+            TermOrder::Consecutive => {
+                a.chunks(self.terms).zip(b.chunks(self.terms)).for_each(|(a, b)| each(a, b));
             }
-            if filled == 0 {
-                return;
-            }
-            block[filled..].fill((Operand::ZERO, Operand::ZERO));
-            match self.order {
-                TermOrder::Consecutive => {
-                    block[..filled.next_multiple_of(self.terms)].chunks_exact(self.terms).for_each(&mut each);
-                }
-                TermOrder::Interleaved => {
-                    let groups = 32 / self.terms;
+            TermOrder::Interleaved => {
+                let groups = 32 / self.terms;
+                let gather = |x: &[Operand], group| {
+                    let mut gathered = [Operand::ZERO; 32];
+                    gathered.iter_mut().zip(x.iter().skip(group).step_by(groups)).for_each(|(to, from)| *to = *from);
+                    gathered
+                };
+                for (a, b) in a.chunks(32).zip(b.chunks(32)) {
                     for group in 0..groups {
-                        let mut gathered = [(Operand::ZERO, Operand::ZERO); 32];
-                        let members = block.iter().skip(group).step_by(groups);
-                        gathered.iter_mut().zip(members).for_each(|(slot, pair)| *slot = *pair);
-                        each(&gathered[..self.terms]);
+                        each(&gather(a, group)[..self.terms], &gather(b, group)[..self.terms]);
                     }
                 }
-            }
-            if filled < block.len() {
-                return;
             }
         }
     }
 
     /// One step: the sum of the products and `c`, cut at alignment but not yet rounded.
-    fn step(&self, pairs: &[(Operand, Operand)], c: Exact) -> Exact {
+    fn step(&self, a: &[Operand], b: &[Operand], c: Exact) -> Exact {
         let mut terms = [Term { negative: false, significand: 0, exponent: 0, fraction_bits: 0 }; 33];
         let mut count = 0;
         let mut largest = self.exponent_floor;
         let (mut nan, mut plus_infinity, mut minus_infinity) = (false, false, false);
         let mut infinite = |negative: bool| if negative { minus_infinity = true } else { plus_infinity = true };
-        for &(a, b) in pairs {
+        for (&a, &b) in a.iter().zip(b) {
             match (a, b) {
                 (
                     Operand::Finite { negative: na, significand: sa, exponent: ea, fraction_bits: fa },

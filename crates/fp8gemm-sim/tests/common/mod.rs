@@ -2,6 +2,9 @@
 
 #![allow(dead_code, unreachable_pub)] // each test binary uses its own part
 
+pub mod cases;
+pub mod naive;
+
 use std::fs;
 use std::path::PathBuf;
 

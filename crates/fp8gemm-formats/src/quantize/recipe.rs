@@ -22,18 +22,27 @@ use crate::FormatError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Recipe {
-    /// `deepgemm`: `a' = max(a, 1e-4)`, scale `a' / max`, code `cast(x * (1 / scale))`.
+    /// `deepgemm`: `a' = max(a, 1e-4)`, scale `a' * (1 / max)`, code `cast(x * (1 / scale))`.
     ///
     /// deepseek-ai/DeepGEMM `deep_gemm/utils/math.py`@38939a4: `per_token_cast_to_fp8` (1x128,
     /// and 1x32 by `gran_k`), `per_block_cast_to_fp8`, `per_channel_cast_to_fp8`,
-    /// `per_custom_dims_cast_to_fp8` (row, tensor).
+    /// `per_custom_dims_cast_to_fp8` (row, tensor), as they run on a GPU: the file says
+    /// `x_amax / 448.0`, and torch divides a CUDA tensor by a Python number by multiplying with
+    /// its reciprocal (pytorch/pytorch `aten/src/ATen/native/cuda/BinaryDivTrueKernel.cu`@318a916,
+    /// issue 191495). All scales of DeepGEMM runs that were recorded on an H200 are of this form.
     DeepGemm,
+    /// `deepgemm-cpu`: as [`DeepGemm`](Self::DeepGemm) with scale `a' / max`: the same file on CPU
+    /// tensors, where torch divides.
+    DeepGemmCpu,
     /// `deepgemm-ue8m0`: as [`DeepGemm`](Self::DeepGemm), the scale rounded up to a power of two in
-    /// `2^-126 ..= 2^127`. Same file, `use_ue8m0=True`.
+    /// `2^-126 ..= 2^127`. Same file, `use_ue8m0=True`; GPU and CPU agree.
     DeepGemmUe8m0,
-    /// `deepgemm-v1`: `a' = max(a, 1e-4)`, scale `a' / max`, code `cast(x * (max / a'))`.
+    /// `deepgemm-v1`: `a' = max(a, 1e-4)`, scale `a' * (1 / max)`, code
+    /// `cast(x * ((1 / a') * max))`.
     ///
-    /// deepseek-ai/DeepGEMM `tests/test_core.py`@1169f83; its first release quantised like this.
+    /// deepseek-ai/DeepGEMM `tests/test_core.py`@1169f83, the form of its first release, on a GPU:
+    /// it says `x_view * (448.0 / x_amax)`, and torch computes a number divided by a tensor as the
+    /// tensor's reciprocal times the number, on any device.
     DeepGemmV1,
     /// `te-current`: TransformerEngine's per-tensor current scaling. `f = max / a`, 1 where `a` is 0
     /// or infinite, the largest f32 where it overflows; code `cast(x * f)`, scale `1 / f`.
@@ -71,7 +80,7 @@ pub enum Recipe {
     /// `torchao-mx-even`: as FLOOR, after half a unit of the FP8 mantissa was added to `a`'s bits.
     /// Same file, mode EVEN.
     TorchaoMxEven,
-    /// `torchao-float8`: `f = f32(max / max(a, 1e-12))` computed in f64, code `cast(x * f)`, scale
+    /// `torchao-float8`: `f = f32((1 / max(a, 1e-12)) * max)` computed in f64, code `cast(x * f)`, scale
     /// `1 / f`. Tensor-wise and row-wise training.
     ///
     /// pytorch/ao `torchao/float8/float8_utils.py`@00141f4 (`amax_to_scale`, `to_fp8_saturated`);
@@ -177,8 +186,9 @@ const TE_BLOCK: &[ScaleLayout] = &[ScaleLayout::Block1x128, ScaleLayout::Block12
 
 impl Recipe {
     /// Every recipe.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::DeepGemm,
+        Self::DeepGemmCpu,
         Self::DeepGemmUe8m0,
         Self::DeepGemmV1,
         Self::TeCurrent,
@@ -212,11 +222,14 @@ impl Recipe {
         const DIVISION: ScaleRule = ScaleRule::Quotient { floor: Floor::None, factor: Factor::Scale };
         match self {
             R::DeepGemm => {
-                ("deepgemm", Rule { amax_floor: 1e-4, scale: ScaleRule::DeepGemm { pow2: false }, ..TORCH }, DEEPGEMM)
+                ("deepgemm", Rule { amax_floor: 1e-4, scale: ScaleRule::DeepGemm, ..TORCH }, DEEPGEMM)
+            }
+            R::DeepGemmCpu => {
+                ("deepgemm-cpu", Rule { amax_floor: 1e-4, scale: ScaleRule::DeepGemmCpu, ..TORCH }, DEEPGEMM)
             }
             R::DeepGemmUe8m0 => (
                 "deepgemm-ue8m0",
-                Rule { amax_floor: 1e-4, scale: ScaleRule::DeepGemm { pow2: true }, ..TORCH },
+                Rule { amax_floor: 1e-4, scale: ScaleRule::DeepGemmPow2, ..TORCH },
                 DEEPGEMM,
             ),
             R::DeepGemmV1 => {

@@ -47,16 +47,20 @@ pub(super) enum NanElement {
 /// value of the FP8 type, each operation one f32 operation rounded to nearest even.
 #[derive(Clone, Copy)]
 pub(super) enum ScaleRule {
-    /// `stored = a / max`, factor `1 / stored`; with `pow2` stored goes up to a power of two first.
-    DeepGemm { pow2: bool },
-    /// `stored = a / max`, factor `max / a`.
+    /// `stored = a * (1 / max)`, factor `1 / stored`.
+    DeepGemm,
+    /// `stored = a / max`, factor `1 / stored`.
+    DeepGemmCpu,
+    /// `stored = 2^ceil(log2(a * (1 / max)))`, factor `1 / stored`.
+    DeepGemmPow2,
+    /// `stored = a * (1 / max)`, factor `(1 / a) * max`.
     DeepGemmFirst,
     /// factor `max / a` (1 where `a` is 0 or not finite, the largest finite value where it
     /// overflows, with `pow2` its mantissa cleared), `stored = 1 / factor`.
     TransformerEngine { pow2: bool, cap: Cap },
     /// `stored = 2^(floor(log2 a) - emax)` or one of its variants, factor `1 / stored`.
     Mx(Mx),
-    /// factor `f32(max / max(a, 1e-12))` computed in f64, `stored = 1 / factor`.
+    /// factor `f32((1 / max(a, 1e-12)) * max)` computed in f64, `stored = 1 / factor`.
     TorchaoFloat8,
     /// `stored = max(a / max, floor)`, where the floor may be relative to `1 / max`.
     Quotient { floor: Floor, factor: Factor },
@@ -135,11 +139,15 @@ pub(super) fn stored_and_factor(rule: &Rule, target: &Target, amax: f32, largest
     // A NaN stays: it compares false.
     let a = if amax < rule.amax_floor { rule.amax_floor } else { amax };
     match rule.scale {
-        ScaleRule::DeepGemm { pow2 } => {
-            let scale = if pow2 { round_up_deepgemm(a / max) } else { a / max };
+        ScaleRule::DeepGemm | ScaleRule::DeepGemmCpu | ScaleRule::DeepGemmPow2 => {
+            let scale = match rule.scale {
+                ScaleRule::DeepGemm => a * (1.0 / max),
+                ScaleRule::DeepGemmCpu => a / max,
+                _ => round_up_deepgemm(a * (1.0 / max)),
+            };
             (scale, 1.0 / scale)
         }
-        ScaleRule::DeepGemmFirst => (a / max, max / a),
+        ScaleRule::DeepGemmFirst => (a * (1.0 / max), (1.0 / a) * max),
         ScaleRule::TransformerEngine { pow2, cap } => {
             let cap = match cap {
                 Cap::F32 => f32::MAX,
@@ -152,7 +160,7 @@ pub(super) fn stored_and_factor(rule: &Rule, target: &Target, amax: f32, largest
         ScaleRule::TorchaoFloat8 => {
             let wide = f64::from(a);
             let floored = if wide < 1e-12 { 1e-12 } else { wide };
-            let factor = (f64::from(max) / floored) as f32;
+            let factor = (1.0 / floored * f64::from(max)) as f32;
             (1.0 / factor, factor)
         }
         ScaleRule::Quotient { floor, factor } => {

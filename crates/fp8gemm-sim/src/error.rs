@@ -1,7 +1,7 @@
 //! The one error type of this crate.
 
 use fp8gemm_formats::FormatError;
-use fp8gemm_problem::{ProblemError, Side};
+use fp8gemm_problem::{OutputType, ProblemError, Side};
 
 /// Why a simulation was refused. Nothing is computed before all of these are checked.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -38,6 +38,16 @@ pub enum SimError {
         expected_rows: usize,
         /// Columns it must have.
         expected_columns: usize,
+    },
+    /// Two matrices that must have the same element type have not.
+    #[error("{what} is {ty} but must be {expected}")]
+    Type {
+        /// Which matrix.
+        what: &'static str,
+        /// Its type.
+        ty: OutputType,
+        /// The type it must have.
+        expected: OutputType,
     },
     /// A tensor-core description whose numbers the engine cannot represent.
     #[error("tensor core: {field} is {value}, but {rule}")]

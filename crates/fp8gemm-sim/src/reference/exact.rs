@@ -1,0 +1,308 @@
+//! [`ExactGemm`]: every output as an exact sum, rounded once.
+
+use core::ops::Range;
+
+use fp8gemm_formats::{FormatError, Fp8Format, ScaledView};
+use fp8gemm_problem::{Epilogue, ProblemError};
+use ndarray::parallel::prelude::*;
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
+use rayon::slice::ParallelSlice as _;
+
+use super::integer::{LONGEST, Planes, Segment, dots, unit};
+use crate::kulisch::Accumulator;
+use crate::{MatrixView, SimError};
+
+/// Rows and columns of the outputs that are computed together: their accumulators and one segment
+/// of both operands stay in the L2 cache.
+const TILE: (usize, usize) = (32, 64);
+
+/// An operand of an exact product.
+#[derive(Clone, Copy, Debug)]
+pub enum ExactOperand<'a> {
+    /// FP8 codes with scales: the values are `code * scale`, not rounded.
+    Scaled(ScaledView<'a>),
+    /// f32 values.
+    Plain(ArrayView2<'a, f32>),
+}
+
+impl<'a> From<ScaledView<'a>> for ExactOperand<'a> {
+    fn from(view: ScaledView<'a>) -> Self {
+        Self::Scaled(view)
+    }
+}
+
+impl<'a> From<ArrayView2<'a, f32>> for ExactOperand<'a> {
+    fn from(view: ArrayView2<'a, f32>) -> Self {
+        Self::Plain(view)
+    }
+}
+
+impl ExactOperand<'_> {
+    fn dim(&self) -> (usize, usize) {
+        match self {
+            Self::Scaled(view) => (view.rows(), view.columns()),
+            Self::Plain(view) => view.dim(),
+        }
+    }
+
+    /// The values of a row over `k`, exact: an FP8 value times an f32 has 28 significant bits.
+    fn values(&self, row: usize, k: Range<usize>) -> impl Iterator<Item = f64> {
+        k.map(move |k| match self {
+            Self::Scaled(view) => {
+                let value = Fp8Format::from(view.ty()).decode(view.codes()[(row, k)]);
+                f64::from(value) * f64::from(view.scale_at(row, k))
+            }
+            Self::Plain(view) => f64::from(view[(row, k)]),
+        })
+    }
+}
+
+/// `alpha * A B^T + beta * C` without any rounding but the last, to f64.
+///
+/// See [`exact`](super::exact) for what is exact and for infinities and NaN. Two scaled operands
+/// are multiplied as integers, segment by segment of constant scales; if one is f32, every product
+/// is added on its own, some ten times slower.
+///
+/// ```
+/// use fp8gemm_problem::Epilogue;
+/// use fp8gemm_sim::Matrix;
+/// use fp8gemm_sim::reference::ExactGemm;
+/// use ndarray::array;
+///
+/// let a = array![[1e30f32, 1.0, -1e30]];
+/// let ones = array![[1.0f32, 1.0, 1.0]];
+/// let c = Matrix::F32(array![[4.0]]);
+/// let epilogue = Epilogue { alpha: 0.5, beta: 2.0 };
+/// let d = ExactGemm::new(a.view(), ones.view()).c(c.view()).epilogue(epilogue).run()?;
+/// assert_eq!(d, array![[8.5]]);
+/// # Ok::<(), fp8gemm_sim::SimError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ExactGemm<'a> {
+    a: ExactOperand<'a>,
+    b: ExactOperand<'a>,
+    c: Option<MatrixView<'a>>,
+    epilogue: Epilogue,
+    rows: Option<&'a [usize]>,
+}
+
+impl<'a> ExactGemm<'a> {
+    /// `A B^T`, all rows.
+    pub fn new(a: impl Into<ExactOperand<'a>>, b: impl Into<ExactOperand<'a>>) -> Self {
+        Self { a: a.into(), b: b.into(), c: None, epilogue: Epilogue::IDENTITY, rows: None }
+    }
+
+    /// The matrix C, `[M, N]`. It is read only where the epilogue's beta is not 0.
+    #[must_use]
+    pub fn c(mut self, c: MatrixView<'a>) -> Self {
+        self.c = Some(c);
+        self
+    }
+
+    /// Alpha and beta; 1 and 0 unless set.
+    #[must_use]
+    pub fn epilogue(mut self, epilogue: Epilogue) -> Self {
+        self.epilogue = epilogue;
+        self
+    }
+
+    /// Computes only these rows of the output, in this order; repeats are allowed.
+    #[must_use]
+    pub fn rows(mut self, rows: &'a [usize]) -> Self {
+        self.rows = Some(rows);
+        self
+    }
+
+    /// Computes the result, `[M, N]` or `[rows.len(), N]`.
+    ///
+    /// # Errors
+    /// [`SimError::KMismatch`]; [`SimError::Shape`] for C; [`SimError::Problem`] for beta without
+    /// C; [`SimError::Format`] for a row that A has not.
+    pub fn run(&self) -> Result<Array2<f64>, SimError> {
+        self.run_with(&|_| {})
+    }
+
+    /// Like [`run`](Self::run), calling `done` with the number of multiply-adds just finished,
+    /// from any thread. The numbers add up to the rows computed times `N * K`.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_with(&self, done: &(dyn Fn(u64) + Sync)) -> Result<Array2<f64>, SimError> {
+        let ((m, k_a), (n, k_b)) = (self.a.dim(), self.b.dim());
+        if k_a != k_b {
+            return Err(SimError::KMismatch { m, k_a, n, k_b });
+        }
+        if let Some((rows, columns)) = self.c.as_ref().map(MatrixView::dim)
+            && (rows, columns) != (m, n)
+        {
+            return Err(SimError::Shape { what: "C", rows, columns, expected_rows: m, expected_columns: n });
+        }
+        if self.epilogue.reads_c() && self.c.is_none() {
+            return Err(ProblemError::MissingC { beta: self.epilogue.beta }.into());
+        }
+        if let Some(&index) = self.rows.unwrap_or_default().iter().find(|&&row| row >= m) {
+            return Err(FormatError::RowOutOfRange { index, rows: m }.into());
+        }
+        let all: Vec<usize>;
+        let rows = match self.rows {
+            Some(rows) => rows,
+            None => {
+                all = (0..m).collect();
+                &all
+            }
+        };
+        Ok(self.compute(rows, n, k_a, done))
+    }
+
+    fn compute(&self, rows: &[usize], n: usize, k: usize, done: &(dyn Fn(u64) + Sync)) -> Array2<f64> {
+        let integers = match (self.a, self.b) {
+            (ExactOperand::Scaled(a), ExactOperand::Scaled(b)) => Some(Integers::new(a, b, rows)),
+            _ => None,
+        };
+        let mut d = Array2::zeros((rows.len(), n));
+        d.axis_chunks_iter_mut(Axis(0), TILE.0).into_par_iter().zip(rows.par_chunks(TILE.0)).for_each(
+            |(mut band, rows)| {
+                band.axis_chunks_iter_mut(Axis(1), TILE.1).into_par_iter().enumerate().for_each_init(
+                    Scratch::default,
+                    |scratch, (i, tile)| {
+                        let columns = i * TILE.1..i * TILE.1 + tile.ncols();
+                        scratch.sums.clear();
+                        scratch.sums.resize(tile.len(), Accumulator::ZERO);
+                        match &integers {
+                            Some(integers) => integers.sum(rows, columns.clone(), k, scratch),
+                            None => self.sum_one_by_one(rows, columns.clone(), k, scratch),
+                        }
+                        self.finish(rows, columns, &scratch.sums, tile);
+                        done(rows.len() as u64 * (i * TILE.1..n.min((i + 1) * TILE.1)).len() as u64 * k as u64);
+                    },
+                );
+            },
+        );
+        d
+    }
+
+    /// Adds every product separately: exact in f64, since at least one factor is an f32.
+    fn sum_one_by_one(&self, rows: &[usize], columns: Range<usize>, k: usize, scratch: &mut Scratch) {
+        for start in (0..k).step_by(LONGEST) {
+            let k = start..k.min(start + LONGEST);
+            let Scratch { values_a, values_b, sums, .. } = scratch;
+            values_a.clear();
+            values_a.extend(rows.iter().flat_map(|row| self.a.values(*row, k.clone())));
+            values_b.clear();
+            values_b.extend(columns.clone().flat_map(|column| self.b.values(column, k.clone())));
+            for (a, sums) in values_a.chunks_exact(k.len()).zip(sums.chunks_exact_mut(columns.len())) {
+                for (b, sum) in values_b.chunks_exact(k.len()).zip(sums) {
+                    a.iter().zip(b).for_each(|(a, b)| sum.add_f64(a * b));
+                }
+            }
+        }
+    }
+
+    /// The exact epilogue, and the only rounding.
+    fn finish(&self, rows: &[usize], columns: Range<usize>, sums: &[Accumulator], mut tile: ArrayViewMut2<'_, f64>) {
+        let Epilogue { alpha, beta } = self.epilogue;
+        let c = self.c.as_ref().filter(|_| self.epilogue.reads_c());
+        for ((mut out, sums), row) in tile.rows_mut().into_iter().zip(sums.chunks_exact(columns.len())).zip(rows) {
+            for ((out, sum), column) in out.iter_mut().zip(sums).zip(columns.clone()) {
+                *out = match c {
+                    None if alpha == 1.0 => sum.to_f64(),
+                    _ => {
+                        let mut sum = sum.times(alpha);
+                        if let Some(c) = c {
+                            sum.add_product(beta, c.get(*row, column).into());
+                        }
+                        sum.to_f64()
+                    }
+                };
+            }
+        }
+    }
+}
+
+/// A thread's buffers.
+#[derive(Default)]
+struct Scratch {
+    sums: Vec<Accumulator>,
+    dots: Vec<i128>,
+    segments: (Segment, Segment),
+    values_a: Vec<f64>,
+    values_b: Vec<f64>,
+}
+
+/// Two FP8 operands, prepared for integer dot products.
+struct Integers<'a> {
+    a: ScaledView<'a>,
+    b: ScaledView<'a>,
+    planes: (Planes, Planes),
+    /// Which rows of either hold a code or a scale that is not finite.
+    special_rows: Vec<bool>,
+    special_columns: Vec<bool>,
+}
+
+impl<'a> Integers<'a> {
+    fn new(a: ScaledView<'a>, b: ScaledView<'a>, rows: &[usize]) -> Self {
+        let mut special_rows = vec![false; a.rows()];
+        for &row in rows {
+            special_rows[row] = is_special(&a, row);
+        }
+        let special_columns = (0..b.rows()).map(|row| is_special(&b, row)).collect();
+        Self { a, b, planes: (Planes::new(a.ty()), Planes::new(b.ty())), special_rows, special_columns }
+    }
+
+    fn sum(&self, rows: &[usize], columns: Range<usize>, k: usize, scratch: &mut Scratch) {
+        let Scratch { sums, dots: integers, segments: (a, b), .. } = scratch;
+        let mut start = 0;
+        while start < k {
+            let segment = start..self.segment_end(start).min(k);
+            a.load(&self.a, &self.planes.0, rows.iter().copied(), segment.clone());
+            b.load(&self.b, &self.planes.1, columns.clone(), segment.clone());
+            integers.clear();
+            integers.resize(sums.len(), 0);
+            dots(a, b, integers);
+            let unit = unit(a, b);
+            let scales_b: Vec<f64> = columns.clone().map(|column| self.b.scale_at(column, start).into()).collect();
+            let width = columns.len();
+            for ((row, integers), sums) in
+                rows.iter().zip(integers.chunks_exact(width)).zip(sums.chunks_exact_mut(width))
+            {
+                let scale_a = f64::from(self.a.scale_at(*row, start));
+                for ((integer, scale_b), sum) in integers.iter().zip(&scales_b).zip(sums) {
+                    sum.add_scaled(*integer, unit, scale_a * scale_b);
+                }
+            }
+            start = segment.end;
+        }
+        for (row, sums) in rows.iter().zip(sums.chunks_exact_mut(columns.len())) {
+            for (column, sum) in columns.clone().zip(sums) {
+                if self.special_rows[*row] || self.special_columns[column] {
+                    *sum = Accumulator::ZERO;
+                    sum.add_f64(self.special(*row, column, k));
+                }
+            }
+        }
+    }
+
+    /// Where the scales that hold at `start` end on either side, or a segment is full.
+    fn segment_end(&self, start: usize) -> usize {
+        let next = |view: &ScaledView<'_>| {
+            view.layout().k_block().map_or(usize::MAX, |block| (start / block + 1).saturating_mul(block))
+        };
+        next(&self.a).min(next(&self.b)).min(start.saturating_add(LONGEST))
+    }
+
+    /// The sum of an output that has terms which are not finite: infinity or NaN. No product of
+    /// finite factors overflows or vanishes in f64, so plain arithmetic gets the kind right.
+    #[cold]
+    fn special(&self, row: usize, column: usize, k: usize) -> f64 {
+        let (a, b) = (ExactOperand::Scaled(self.a), ExactOperand::Scaled(self.b));
+        a.values(row, 0..k).zip(b.values(column, 0..k)).map(|(a, b)| a * b).sum()
+    }
+}
+
+fn is_special(view: &ScaledView<'_>, row: usize) -> bool {
+    let format = Fp8Format::from(view.ty());
+    let (block_rows, _) = view.layout().block(view.rows(), view.columns());
+    view.columns() > 0
+        && (view.codes().row(row).iter().any(|code| !format.is_finite(*code))
+            || view.scales().row(row / block_rows).iter().any(|scale| !scale.is_finite()))
+}

@@ -46,9 +46,10 @@ impl Layout {
 
 /// Rounds `(-1)^negative * magnitude * 2^exponent` to `layout`; zero results are +0.
 ///
-/// Subnormal results are kept (their grid is `2^(1 - bias - kept_bits)`). A magnitude that is too
-/// large becomes infinity under [`Rounding::NearestEven`] and the largest kept value under
-/// [`Rounding::TowardZero`], as IEEE 754 section 7.4 has it.
+/// Subnormal results are kept (their grid is `2^(1 - bias - kept_bits)`). A magnitude of `2^(emax +
+/// 1)` or more becomes infinity under both roundings: the tensor core's truncation is not IEEE
+/// 754's, which would stop at the largest finite value (MMA-Sim 2.1.1, `ldexp_and_normalize`; FP8
+/// operands cannot get there).
 pub(crate) fn pack(negative: bool, magnitude: u64, exponent: i32, layout: Layout, rounding: Rounding) -> u32 {
     if magnitude == 0 {
         return 0;
@@ -84,11 +85,8 @@ pub(crate) fn pack(negative: bool, magnitude: u64, exponent: i32, layout: Layout
     let fraction = (units & (hidden - 1)) << (layout.stored_bits - layout.kept_bits);
     let word = if biased < infinity {
         ((biased as u32) << layout.stored_bits) | fraction as u32
-    } else if rounding == Rounding::NearestEven {
-        (infinity as u32) << layout.stored_bits
     } else {
-        let largest = (hidden - 1) << (layout.stored_bits - layout.kept_bits);
-        (((infinity - 1) as u32) << layout.stored_bits) | largest as u32
+        (infinity as u32) << layout.stored_bits
     };
     word | (u32::from(negative) << (layout.exponent_bits + layout.stored_bits))
 }
@@ -171,7 +169,8 @@ mod tests {
             let want = if want & 0x7FFF_FFFF == 0 { 0 } else { want };
             assert_eq!(rz(f32::from_bits(bits)), want, "{bits:08X}");
         }
-        assert_eq!(pack(false, 1, 130, Layout::f32_with(13), Rounding::TowardZero), 0x7F7F_FC00);
+        assert_eq!(pack(false, 1, 128, Layout::f32_with(13), Rounding::TowardZero), 0x7F80_0000);
+        assert_eq!(pack(true, u64::from(u32::MAX), 96, F32, Rounding::TowardZero), 0xFF7F_FFFF);
         assert_eq!(pack(true, 1, 130, F32, Rounding::NearestEven), 0xFF80_0000);
     }
 

@@ -67,8 +67,10 @@ struct Sweep<'a, 'd> {
 }
 
 /// A sweep to be compiled with the instructions of a kernel.
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
 struct With<'a, 'd, K>(K, Sweep<'a, 'd>);
 
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
 impl<K: Kernel> pulp::NullaryFnOnce for With<'_, '_, K> {
     type Output = ();
 

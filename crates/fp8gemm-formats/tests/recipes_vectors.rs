@@ -1,5 +1,7 @@
 //! Recipes against recorded results of the libraries' own code, and against vectors worked by hand.
 
+#![allow(clippy::unwrap_used)] // In helpers too a failed unwrap is a failed test.
+
 use fp8gemm_formats::quantize::{Quantizer, Recipe, quantize};
 use fp8gemm_problem::{OperandType, ScaleLayout};
 use half::{bf16, f16};

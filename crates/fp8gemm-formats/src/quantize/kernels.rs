@@ -19,16 +19,8 @@ pub(super) fn largest(arch: Arch, values: &[f32]) -> u32 {
 
         #[inline(always)]
         fn with_simd<S: Simd>(self, _: S) -> u32 {
-            const LANES: usize = 32;
-            let (chunks, rest) = self.0.as_chunks::<LANES>();
-            let mut largest = [0u32; LANES];
-            for chunk in chunks {
-                for (largest, value) in largest.iter_mut().zip(chunk) {
-                    *largest = (*largest).max(value.to_bits() & !SIGN);
-                }
-            }
-            let tail = rest.iter().map(|value| value.to_bits() & !SIGN);
-            largest.into_iter().chain(tail).fold(0, u32::max)
+            // A reduction of integers in any order: this vectorises as it stands.
+            self.0.iter().fold(0, |largest, value| u32::max(largest, value.to_bits() & !SIGN))
         }
     }
     arch.dispatch(Largest(values))

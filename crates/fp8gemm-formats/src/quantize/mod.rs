@@ -18,8 +18,8 @@
 //!
 //! Rows are quantised in parallel on the current rayon pool; the bits do not depend on its size.
 //!
-//! Zeros, subnormals, infinities and NaN go where the source sends them. The table of the book's
-//! chapter "Recipes" lists where that is, and how often two recipes disagree on ordinary data.
+//! Zeros, subnormals, infinities and NaN go where the source sends them. The book's chapter
+//! "Quantisation recipes" lists where that is, and how often two recipes disagree on ordinary data.
 //!
 //! ```
 //! use fp8gemm_formats::quantize::{Quantizer, Recipe};

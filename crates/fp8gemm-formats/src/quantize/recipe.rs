@@ -221,17 +221,13 @@ impl Recipe {
         const QUOTIENT: ScaleRule = ScaleRule::Quotient { floor: Floor::None, factor: Factor::Reciprocal };
         const DIVISION: ScaleRule = ScaleRule::Quotient { floor: Floor::None, factor: Factor::Scale };
         match self {
-            R::DeepGemm => {
-                ("deepgemm", Rule { amax_floor: 1e-4, scale: ScaleRule::DeepGemm, ..TORCH }, DEEPGEMM)
-            }
+            R::DeepGemm => ("deepgemm", Rule { amax_floor: 1e-4, scale: ScaleRule::DeepGemm, ..TORCH }, DEEPGEMM),
             R::DeepGemmCpu => {
                 ("deepgemm-cpu", Rule { amax_floor: 1e-4, scale: ScaleRule::DeepGemmCpu, ..TORCH }, DEEPGEMM)
             }
-            R::DeepGemmUe8m0 => (
-                "deepgemm-ue8m0",
-                Rule { amax_floor: 1e-4, scale: ScaleRule::DeepGemmPow2, ..TORCH },
-                DEEPGEMM,
-            ),
+            R::DeepGemmUe8m0 => {
+                ("deepgemm-ue8m0", Rule { amax_floor: 1e-4, scale: ScaleRule::DeepGemmPow2, ..TORCH }, DEEPGEMM)
+            }
             R::DeepGemmV1 => {
                 ("deepgemm-v1", Rule { amax_floor: 1e-4, scale: ScaleRule::DeepGemmFirst, ..TORCH }, DEEPGEMM_V1)
             }

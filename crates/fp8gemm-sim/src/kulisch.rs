@@ -28,22 +28,35 @@ impl Accumulator {
     /// Exactly 0.
     pub(crate) const ZERO: Self = Self { limbs: [0; LIMBS], special: 0.0 };
 
-    /// Adds `value * 2^exponent`. The bits of the term must lie within the accumulator, which
-    /// reaches from 2^-576 to 2^575: products of FP8 or f32 values, f32 scales and alpha do.
+    /// Adds `value * 2^exponent`. The bits of the term must lie within the accumulator, and
+    /// `exponent` at most at 447: products of FP8 or f32 values, f32 scales and alpha do.
     #[inline]
     pub(crate) fn add(&mut self, value: i128, exponent: i32) {
-        if value == 0 {
-            return;
-        }
         let bit = (exponent - BASE) as u32;
         let (limb, shift) = ((bit / 64) as usize, bit % 64);
-        let magnitude = value.unsigned_abs();
-        let low = magnitude << shift;
-        // Two shifts, since 128 - 0 would not be one.
-        let high = ((magnitude >> 64) >> 1 >> (63 - shift)) as u64;
-        let words = [low as u64, (low >> 64) as u64, high];
-        let limbs = &mut self.limbs[limb..];
-        if value > 0 { ripple(limbs, words, u64::overflowing_add) } else { ripple(limbs, words, u64::overflowing_sub) }
+        let low = (value as u128) << shift;
+        // The third limb takes what was shifted out, and the sign. Two shifts, since 64 - 0 would
+        // not be one.
+        let high = (value >> 64 >> 1 >> (63 - shift)) as u64;
+        let negative = value < 0;
+        let (terms, above) = self.limbs[limb..].split_at_mut(3);
+        let mut carry = false;
+        for (limb, word) in terms.iter_mut().zip([low as u64, (low >> 64) as u64, high]) {
+            let (partial, first) = limb.overflowing_add(word);
+            let (whole, second) = partial.overflowing_add(u64::from(carry));
+            *limb = whole;
+            carry = first || second;
+        }
+        // All limbs above would get the sign (0 or -1) and the carry: mostly they cancel.
+        if carry != negative {
+            for limb in above {
+                let (whole, more) = if negative { limb.overflowing_sub(1) } else { limb.overflowing_add(1) };
+                *limb = whole;
+                if !more {
+                    break;
+                }
+            }
+        }
     }
 
     /// Adds an f64 that is a product of f32 values (or a sum of few of them): any bit below
@@ -76,8 +89,9 @@ impl Accumulator {
     pub(crate) fn add_scaled(&mut self, value: i128, exponent: i32, scale: f64) {
         if scale != 0.0 && scale.is_finite() {
             let (scale, scale_exponent) = decompose(scale);
-            // A product of two f32 values fills the upper 48 of 53 bits.
-            self.add(value * i128::from(scale >> 5), exponent + scale_exponent + 5);
+            // A product of two f32 values has at most 48 bits between its first and last one.
+            let empty = scale.trailing_zeros();
+            self.add(value * i128::from(scale >> empty), exponent + scale_exponent + empty as i32);
         }
     }
 
@@ -96,7 +110,7 @@ impl Accumulator {
         let (factor, exponent) = decompose(factor.into());
         let factor = i128::from(factor >> 29);
         let (negative, magnitude) = self.sign_magnitude();
-        for (i, limb) in magnitude.into_iter().enumerate() {
+        for (i, limb) in magnitude.into_iter().enumerate().filter(|(_, limb)| *limb != 0) {
             let term = i128::from(limb) * if negative { -factor } else { factor };
             product.add(term, BASE + 64 * i as i32 + exponent + 29);
         }
@@ -142,25 +156,6 @@ impl Accumulator {
     }
 }
 
-/// Carries `words` into the limbs, as far as there is a carry.
-///
-/// The slice ends where the accumulator does: words beyond it are zero, or the caller broke
-/// [`Accumulator::add`]'s rule.
-#[inline(always)]
-fn ripple(limbs: &mut [u64], words: [u64; 3], step: impl Fn(u64, u64) -> (u64, bool)) {
-    let mut carry = false;
-    for (i, limb) in limbs.iter_mut().enumerate() {
-        let word = if i < 3 { words[i] } else { 0 };
-        if i >= 3 && !carry {
-            return;
-        }
-        let (partial, first) = step(*limb, word);
-        let (whole, second) = step(partial, u64::from(carry));
-        *limb = whole;
-        carry = first || second;
-    }
-}
-
 /// `2^exponent` for exponents of normal f64 values.
 pub(crate) fn power_of_two(exponent: i32) -> f64 {
     f64::from_bits(((1023 + exponent) as u64) << 52)
@@ -174,4 +169,81 @@ fn decompose(x: f64) -> (i64, i32) {
     let magnitude = (bits & ((1 << 52) - 1) | 1 << 52) as i64;
     let exponent = (bits >> 52 & 0x7FF) as i32 - 1075;
     (if x < 0.0 { -magnitude } else { magnitude }, exponent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sum(terms: &[(i128, i32)]) -> Accumulator {
+        let mut sum = Accumulator::ZERO;
+        terms.iter().for_each(|(value, exponent)| sum.add(*value, *exponent));
+        sum
+    }
+
+    /// Breaks if the only rounding is not to nearest even: ties, and ties broken by a bit hundreds
+    /// of places below, of either sign.
+    #[test]
+    fn rounds_once_to_nearest_even() {
+        let one = 1i128 << 52;
+        for sign in [1, -1] {
+            let round = |terms: &[(i128, i32)]| {
+                sum(&terms.iter().map(|(v, e)| (sign * v, *e)).collect::<Vec<_>>()).to_f64() * sign as f64
+            };
+            let above = 1.0 + f64::EPSILON;
+            assert_eq!(round(&[(one, -52), (1, -53)]), 1.0);
+            assert_eq!(round(&[(one, -52), (1, -53), (1, -479)]), above);
+            assert_eq!(round(&[(one + 1, -52), (1, -53)]), 1.0 + 2.0 * f64::EPSILON);
+            assert_eq!(round(&[(one + 1, -52), (1, -53), (-1, -479)]), above);
+            assert_eq!(round(&[(1, 400), (1, 347), (1, 0)]), 2f64.powi(400) * above);
+        }
+        assert_eq!(Accumulator::ZERO.to_f64().to_bits(), 0);
+    }
+
+    /// Breaks if a carry or a borrow is lost between limbs, at any alignment of the term.
+    #[test]
+    fn carries_cross_limbs() {
+        for exponent in -479..300 {
+            for value in [1, i128::from(u64::MAX), i128::MAX >> 7, -(1i128 << 119), -1] {
+                let mut sum = sum(&[(value, exponent), (1, 440), (-1, -479)]);
+                sum.add(-1, 440);
+                sum.add(1, -479);
+                assert_eq!(sum.to_f64(), value as f64 * 2f64.powi(exponent), "{value} * 2^{exponent}");
+                sum.add(-value, exponent);
+                assert_eq!(sum.limbs, [0; LIMBS]);
+            }
+        }
+    }
+
+    /// Breaks if a sum times a number loses a bit: both ends of the range are kept apart by
+    /// subtracting the large part again.
+    #[test]
+    fn times_is_exact() {
+        for factor in [3.0, -0.1, f32::from_bits(1), f32::MAX] {
+            let mut product = sum(&[(1, 300), (1, -330)]).times(factor);
+            product.add_product(-factor, 2f64.powi(300));
+            assert_eq!(product.to_f64(), f64::from(factor) * 2f64.powi(-330));
+        }
+        assert_eq!(sum(&[(5, 0)]).times(0.0).to_f64().to_bits(), 0);
+    }
+
+    /// Breaks if infinities and NaN do not follow IEEE 754.
+    #[test]
+    fn specials_stick() {
+        let with = |terms: &[f64]| {
+            let mut sum = sum(&[(1, 10)]);
+            terms.iter().for_each(|x| sum.add_f64(*x));
+            sum
+        };
+        let infinity = f64::INFINITY;
+        assert_eq!(with(&[infinity, 1.0]).to_f64(), infinity);
+        assert_eq!(with(&[-infinity]).times(-2.0).to_f64(), infinity);
+        assert_eq!(with(&[infinity, -infinity]).to_f64().to_bits(), f64::NAN.to_bits());
+        assert!(with(&[infinity]).times(0.0).to_f64().is_nan());
+        assert!(Accumulator::ZERO.times(f32::INFINITY).to_f64().is_nan());
+        assert_eq!(with(&[]).times(f32::NEG_INFINITY).to_f64(), -infinity);
+        let mut sum = with(&[]);
+        sum.add_product(f32::INFINITY, 0.0);
+        assert!(sum.to_f64().is_nan());
+    }
 }

@@ -8,7 +8,7 @@ use ndarray::parallel::prelude::*;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use rayon::slice::ParallelSlice as _;
 
-use super::integer::{LONGEST, Planes, Segment, dots, unit};
+use super::integer::{LONGEST, Loader, Segment, dots};
 use crate::kulisch::Accumulator;
 use crate::{MatrixView, SimError};
 
@@ -37,7 +37,7 @@ impl<'a> From<ArrayView2<'a, f32>> for ExactOperand<'a> {
     }
 }
 
-impl ExactOperand<'_> {
+impl<'a> ExactOperand<'a> {
     fn dim(&self) -> (usize, usize) {
         match self {
             Self::Scaled(view) => (view.rows(), view.columns()),
@@ -55,13 +55,51 @@ impl ExactOperand<'_> {
             Self::Plain(view) => f64::from(view[(row, k)]),
         })
     }
+
+    /// What the integers of a row are multiplied with at element `k`.
+    fn scale(&self, row: usize, k: usize) -> f64 {
+        match self {
+            Self::Scaled(view) => view.scale_at(row, k).into(),
+            Self::Plain(_) => 1.0,
+        }
+    }
+
+    /// The end of the range of K over which the scales at `k` hold.
+    fn scale_end(&self, k: usize) -> usize {
+        let block = match self {
+            Self::Scaled(view) => view.layout().k_block(),
+            Self::Plain(_) => None,
+        };
+        block.map_or(usize::MAX, |block| (k / block + 1).saturating_mul(block))
+    }
+
+    /// Whether a row holds a value or a scale that is not finite.
+    fn is_special(&self, row: usize) -> bool {
+        match self {
+            Self::Scaled(view) => {
+                let format = Fp8Format::from(view.ty());
+                let (block_rows, _) = view.layout().block(view.rows(), view.columns());
+                view.columns() > 0
+                    && (view.codes().row(row).iter().any(|code| !format.is_finite(*code))
+                        || view.scales().row(row / block_rows).iter().any(|scale| !scale.is_finite()))
+            }
+            Self::Plain(view) => view.row(row).iter().any(|x| !x.is_finite()),
+        }
+    }
+
+    fn loader(&self) -> Loader<'a> {
+        match self {
+            Self::Scaled(view) => Loader::codes(view),
+            Self::Plain(view) => Loader::Numbers(*view),
+        }
+    }
 }
 
 /// `alpha * A B^T + beta * C` without any rounding but the last, to f64.
 ///
-/// See [`exact`](super::exact) for what is exact and for infinities and NaN. Two scaled operands
-/// are multiplied as integers, segment by segment of constant scales; if one is f32, every product
-/// is added on its own, some ten times slower.
+/// See [`exact`](super::exact) for what is exact and for infinities and NaN. Operands are multiplied
+/// as integers, segment by segment of constant scales; only where 256 neighbours along K of an f32
+/// operand span more than 54 bits, products are added one by one (some ten times slower).
 ///
 /// ```
 /// use fp8gemm_problem::Epilogue;
@@ -155,10 +193,7 @@ impl<'a> ExactGemm<'a> {
     }
 
     fn compute(&self, rows: &[usize], n: usize, k: usize, done: &(dyn Fn(u64) + Sync)) -> Array2<f64> {
-        let integers = match (self.a, self.b) {
-            (ExactOperand::Scaled(a), ExactOperand::Scaled(b)) => Some(Integers::new(a, b, rows)),
-            _ => None,
-        };
+        let product = Product::new(self.a, self.b, rows);
         let mut d = Array2::zeros((rows.len(), n));
         d.axis_chunks_iter_mut(Axis(0), TILE.0).into_par_iter().zip(rows.par_chunks(TILE.0)).for_each(
             |(mut band, rows)| {
@@ -166,36 +201,14 @@ impl<'a> ExactGemm<'a> {
                     Scratch::default,
                     |scratch, (i, tile)| {
                         let columns = i * TILE.1..i * TILE.1 + tile.ncols();
-                        scratch.sums.clear();
-                        scratch.sums.resize(tile.len(), Accumulator::ZERO);
-                        match &integers {
-                            Some(integers) => integers.sum(rows, columns.clone(), k, scratch),
-                            None => self.sum_one_by_one(rows, columns.clone(), k, scratch),
-                        }
+                        product.sum(rows, columns.clone(), k, scratch);
+                        done((tile.len() * k) as u64);
                         self.finish(rows, columns, &scratch.sums, tile);
-                        done(rows.len() as u64 * (i * TILE.1..n.min((i + 1) * TILE.1)).len() as u64 * k as u64);
                     },
                 );
             },
         );
         d
-    }
-
-    /// Adds every product separately: exact in f64, since at least one factor is an f32.
-    fn sum_one_by_one(&self, rows: &[usize], columns: Range<usize>, k: usize, scratch: &mut Scratch) {
-        for start in (0..k).step_by(LONGEST) {
-            let k = start..k.min(start + LONGEST);
-            let Scratch { values_a, values_b, sums, .. } = scratch;
-            values_a.clear();
-            values_a.extend(rows.iter().flat_map(|row| self.a.values(*row, k.clone())));
-            values_b.clear();
-            values_b.extend(columns.clone().flat_map(|column| self.b.values(column, k.clone())));
-            for (a, sums) in values_a.chunks_exact(k.len()).zip(sums.chunks_exact_mut(columns.len())) {
-                for (b, sum) in values_b.chunks_exact(k.len()).zip(sums) {
-                    a.iter().zip(b).for_each(|(a, b)| sum.add_f64(a * b));
-                }
-            }
-        }
     }
 
     /// The exact epilogue, and the only rounding.
@@ -225,54 +238,41 @@ struct Scratch {
     sums: Vec<Accumulator>,
     dots: Vec<i128>,
     segments: (Segment, Segment),
-    values_a: Vec<f64>,
-    values_b: Vec<f64>,
+    scales: Vec<f64>,
 }
 
-/// Two FP8 operands, prepared for integer dot products.
-struct Integers<'a> {
-    a: ScaledView<'a>,
-    b: ScaledView<'a>,
-    planes: (Planes, Planes),
-    /// Which rows of either hold a code or a scale that is not finite.
+/// Two operands, prepared for integer dot products.
+struct Product<'a> {
+    a: ExactOperand<'a>,
+    b: ExactOperand<'a>,
+    loaders: (Loader<'a>, Loader<'a>),
+    /// Which rows of either hold a value or a scale that is not finite.
     special_rows: Vec<bool>,
     special_columns: Vec<bool>,
 }
 
-impl<'a> Integers<'a> {
-    fn new(a: ScaledView<'a>, b: ScaledView<'a>, rows: &[usize]) -> Self {
-        let mut special_rows = vec![false; a.rows()];
+impl<'a> Product<'a> {
+    fn new(a: ExactOperand<'a>, b: ExactOperand<'a>, rows: &[usize]) -> Self {
+        let mut special_rows = vec![false; a.dim().0];
         for &row in rows {
-            special_rows[row] = is_special(&a, row);
+            special_rows[row] = a.is_special(row);
         }
-        let special_columns = (0..b.rows()).map(|row| is_special(&b, row)).collect();
-        Self { a, b, planes: (Planes::new(a.ty()), Planes::new(b.ty())), special_rows, special_columns }
+        let special_columns = (0..b.dim().0).map(|row| b.is_special(row)).collect();
+        Self { a, b, loaders: (a.loader(), b.loader()), special_rows, special_columns }
     }
 
+    /// `scratch.sums = ` the exact sums of a tile of outputs.
     fn sum(&self, rows: &[usize], columns: Range<usize>, k: usize, scratch: &mut Scratch) {
-        let Scratch { sums, dots: integers, segments: (a, b), .. } = scratch;
+        scratch.sums.clear();
+        scratch.sums.resize(rows.len() * columns.len(), Accumulator::ZERO);
+        scratch.dots.resize(rows.len() * columns.len(), 0);
         let mut start = 0;
         while start < k {
-            let segment = start..self.segment_end(start).min(k);
-            a.load(&self.a, &self.planes.0, rows.iter().copied(), segment.clone());
-            b.load(&self.b, &self.planes.1, columns.clone(), segment.clone());
-            integers.clear();
-            integers.resize(sums.len(), 0);
-            dots(a, b, integers);
-            let unit = unit(a, b);
-            let scales_b: Vec<f64> = columns.clone().map(|column| self.b.scale_at(column, start).into()).collect();
-            let width = columns.len();
-            for ((row, integers), sums) in
-                rows.iter().zip(integers.chunks_exact(width)).zip(sums.chunks_exact_mut(width))
-            {
-                let scale_a = f64::from(self.a.scale_at(*row, start));
-                for ((integer, scale_b), sum) in integers.iter().zip(&scales_b).zip(sums) {
-                    sum.add_scaled(*integer, unit, scale_a * scale_b);
-                }
-            }
-            start = segment.end;
+            let end = k.min(start + LONGEST).min(self.a.scale_end(start)).min(self.b.scale_end(start));
+            self.add_segment(rows, columns.clone(), start..end, scratch);
+            start = end;
         }
-        for (row, sums) in rows.iter().zip(sums.chunks_exact_mut(columns.len())) {
+        for (row, sums) in rows.iter().zip(scratch.sums.chunks_exact_mut(columns.len())) {
             for (column, sum) in columns.clone().zip(sums) {
                 if self.special_rows[*row] || self.special_columns[column] {
                     *sum = Accumulator::ZERO;
@@ -282,27 +282,36 @@ impl<'a> Integers<'a> {
         }
     }
 
-    /// Where the scales that hold at `start` end on either side, or a segment is full.
-    fn segment_end(&self, start: usize) -> usize {
-        let next = |view: &ScaledView<'_>| {
-            view.layout().k_block().map_or(usize::MAX, |block| (start / block + 1).saturating_mul(block))
-        };
-        next(&self.a).min(next(&self.b)).min(start.saturating_add(LONGEST))
+    fn add_segment(&self, rows: &[usize], columns: Range<usize>, k: Range<usize>, scratch: &mut Scratch) {
+        let Scratch { sums, dots: integers, segments: (a, b), scales } = scratch;
+        a.load(&self.loaders.0, rows.iter().copied(), k.clone());
+        b.load(&self.loaders.1, columns.clone(), k.clone());
+        dots(a, b, integers);
+        scales.clear();
+        scales.extend(columns.clone().map(|column| self.b.scale(column, k.start)));
+        let width = columns.len();
+        let tile = integers.chunks_exact(width).zip(sums.chunks_exact_mut(width));
+        for (i, (row, (integers, sums))) in rows.iter().zip(tile).enumerate() {
+            let scale_a = self.a.scale(*row, k.start);
+            for (j, ((integer, scale_b), sum)) in integers.iter().zip(&*scales).zip(sums).enumerate() {
+                match (a.unit(i), b.unit(j)) {
+                    (Some(unit_a), Some(unit_b)) => sum.add_scaled(*integer, unit_a + unit_b, scale_a * scale_b),
+                    _ => self.add_one_by_one(*row, columns.start + j, k.clone(), sum),
+                }
+            }
+        }
+    }
+
+    /// Adds every product separately: exact in f64, since at least one factor is an f32.
+    #[cold]
+    fn add_one_by_one(&self, row: usize, column: usize, k: Range<usize>, sum: &mut Accumulator) {
+        self.a.values(row, k.clone()).zip(self.b.values(column, k)).for_each(|(a, b)| sum.add_f64(a * b));
     }
 
     /// The sum of an output that has terms which are not finite: infinity or NaN. No product of
     /// finite factors overflows or vanishes in f64, so plain arithmetic gets the kind right.
     #[cold]
     fn special(&self, row: usize, column: usize, k: usize) -> f64 {
-        let (a, b) = (ExactOperand::Scaled(self.a), ExactOperand::Scaled(self.b));
-        a.values(row, 0..k).zip(b.values(column, 0..k)).map(|(a, b)| a * b).sum()
+        self.a.values(row, 0..k).zip(self.b.values(column, 0..k)).map(|(a, b)| a * b).sum()
     }
-}
-
-fn is_special(view: &ScaledView<'_>, row: usize) -> bool {
-    let format = Fp8Format::from(view.ty());
-    let (block_rows, _) = view.layout().block(view.rows(), view.columns());
-    view.columns() > 0
-        && (view.codes().row(row).iter().any(|code| !format.is_finite(*code))
-            || view.scales().row(row / block_rows).iter().any(|scale| !scale.is_finite()))
 }

@@ -1,104 +1,169 @@
-//! Dot products of FP8 codes as exact integers, at the speed of f64 arithmetic.
+//! Dot products as exact integers, at the speed of f64 arithmetic.
 //!
-//! An E4M3 value is an integer below 2^18 times 2^-9, so a product is an integer below 2^36 and a
-//! sum of [`LONGEST`] of them stays below 2^44: f64 multiplies and adds such integers exactly, in
-//! any order, with or without fusing. E5M2 spans 32 bits; it is cut into two planes of at most 18
-//! bits each, values from 1 up and values below 1, of which each element is zero in one.
+//! Over a short segment of K, the elements of a row are integers times one power of two. Cut into
+//! planes of at most 18 bits, products stay below 2^36 and sums of [`LONGEST`] of them below 2^44:
+//! f64 multiplies and adds such integers exactly, in any order, fused or not. The planes' sums are
+//! joined in an i128.
+//!
+//! | operand | integers of | planes |
+//! |---|---|---|
+//! | E4M3 | 18 bits, unit 2^-9 | 1 |
+//! | E5M2 | 32 bits, unit 2^-16 | 2: values below 1, values from 1 up |
+//! | f32 | as many as the segment's elements span | 1 to 3, or too wide: beyond 54 bits |
 
 use core::ops::Range;
 
 use fp8gemm_formats::{Fp8Format, ScaledView};
 use fp8gemm_problem::OperandType;
-use ndarray::{Axis, Slice};
+use ndarray::{ArrayView2, Axis, Slice};
 
 /// Most elements of K in one integer dot product.
 pub(super) const LONGEST: usize = 256;
 
+/// Bits that a joined dot product can have: two planes of 54 bits and [`LONGEST`]'s 8.
+/// With f32 operands there is at most one f32 scale (24 bits), with two FP8 operands there are
+/// 32 + 32 + 8 bits and two scales (48): always within an i128.
+const PLANE_BITS: u32 = 18;
+const MOST_PLANES: u32 = 3;
+
 /// Elements of K that are multiplied together; vectors are zero-padded to a multiple.
 const LANES: usize = 8;
 
-/// A plane: integers below 2^18 in magnitude, times `2^exponent`.
-struct Plane {
-    exponent: i32,
-    table: [f64; 256],
+/// How one operand becomes integers.
+pub(super) enum Loader<'a> {
+    /// Codes, looked up in a table for each plane.
+    Codes { codes: ArrayView2<'a, u8>, planes: Vec<[f64; 256]>, step: u32, unit: i32 },
+    /// Numbers, cut as their exponents ask.
+    Numbers(ArrayView2<'a, f32>),
 }
 
-/// How the codes of a format become integers.
-pub(super) struct Planes(Vec<Plane>);
-
-impl Planes {
-    pub(super) fn new(ty: OperandType) -> Self {
-        let plane = |exponent: i32, covers: fn(f64) -> bool| {
-            let format = Fp8Format::from(ty);
-            let table = core::array::from_fn(|code| {
+impl<'a> Loader<'a> {
+    pub(super) fn codes(view: &ScaledView<'a>) -> Self {
+        let format = Fp8Format::from(view.ty());
+        let plane = |unit: i32, covers: fn(f64) -> bool| -> [f64; 256] {
+            core::array::from_fn(|code| {
                 let value = f64::from(format.decode(code as u8));
-                // Codes that are not finite are dealt with elsewhere.
-                if value.is_finite() && covers(value.abs()) { value * 2f64.powi(-exponent) } else { 0.0 }
-            });
-            Plane { exponent, table }
+                // Rows with codes that are not finite are dealt with elsewhere.
+                if value.is_finite() && covers(value.abs()) { value * 2f64.powi(-unit) } else { 0.0 }
+            })
         };
-        Self(match ty {
-            OperandType::E4m3 => vec![plane(-9, |_| true)],
-            OperandType::E5m2 => vec![plane(-2, |x| x >= 1.0), plane(-16, |x| x < 1.0)],
-        })
+        let (planes, step, unit) = match view.ty() {
+            OperandType::E4m3 => (vec![plane(-9, |_| true)], 0, -9),
+            OperandType::E5m2 => (vec![plane(-16, |x| x < 1.0), plane(-2, |x| x >= 1.0)], 14, -16),
+        };
+        Self::Codes { codes: view.codes(), planes, step, unit }
     }
 }
 
-/// Integers of some rows over one segment of K.
+/// Some rows of an operand over one segment of K, as integers.
 #[derive(Default)]
 pub(super) struct Segment {
     /// Padded length of a row.
     length: usize,
-    rows: usize,
-    /// One plane after the other, each `[rows, length]`.
+    planes: usize,
+    /// Binary places between one plane and the next.
+    step: u32,
+    /// `[plane, row, length]`.
     values: Vec<f64>,
-    exponents: Vec<i32>,
+    /// Exponent of each row's unit; none where the row's numbers span too many bits.
+    units: Vec<Option<i32>>,
 }
 
 impl Segment {
-    /// Decodes `rows` of the operand over `k`, at most [`LONGEST`] elements.
+    /// Exponent of the unit of a row; none if its numbers do not fit the planes.
+    pub(super) fn unit(&self, row: usize) -> Option<i32> {
+        self.units[row]
+    }
+
+    /// Cuts `rows` of the operand over `k`, at most [`LONGEST`] elements.
     pub(super) fn load(
         &mut self,
-        view: &ScaledView<'_>,
-        planes: &Planes,
+        loader: &Loader<'_>,
         rows: impl ExactSizeIterator<Item = usize> + Clone,
         k: Range<usize>,
     ) {
         self.length = k.len().next_multiple_of(LANES);
-        self.rows = rows.len();
         self.values.clear();
-        self.exponents.clear();
-        let codes = view.codes().slice_axis_move(Axis(1), Slice::from(k));
-        for plane in &planes.0 {
-            self.exponents.push(plane.exponent);
-            for row in rows.clone() {
-                let start = self.values.len();
-                self.values.extend(codes.row(row).iter().map(|code| plane.table[usize::from(*code)]));
-                self.values.resize(start + self.length, 0.0);
+        self.units.clear();
+        match loader {
+            Loader::Codes { codes, planes, step, unit } => {
+                (self.planes, self.step) = (planes.len(), *step);
+                self.units.resize(rows.len(), Some(*unit));
+                let codes = codes.slice_axis(Axis(1), Slice::from(k));
+                for plane in planes {
+                    for row in rows.clone() {
+                        self.values.extend(codes.row(row).iter().map(|code| plane[usize::from(*code)]));
+                        self.values.resize(self.values.len().next_multiple_of(LANES), 0.0);
+                    }
+                }
+            }
+            Loader::Numbers(numbers) => self.cut(&numbers.slice_axis(Axis(1), Slice::from(k)), rows),
+        }
+    }
+
+    fn cut(&mut self, numbers: &ArrayView2<'_, f32>, rows: impl ExactSizeIterator<Item = usize> + Clone) {
+        let mut planes = 1;
+        for row in rows.clone() {
+            let (lowest, highest) = span(numbers.row(row).iter());
+            let needed = (highest - lowest).max(1).unsigned_abs().div_ceil(PLANE_BITS);
+            self.units.push((needed <= MOST_PLANES).then_some(lowest));
+            planes = planes.max(needed.min(MOST_PLANES));
+        }
+        (self.planes, self.step) = (planes as usize, PLANE_BITS);
+        let plane_length = rows.len() * self.length;
+        self.values.resize(self.planes * plane_length, 0.0);
+        for (i, row) in rows.enumerate() {
+            let Some(unit) = self.units[i] else { continue };
+            for (j, x) in numbers.row(row).iter().enumerate() {
+                // At most 54 bits of which 24 count: exact as f64 and as integer.
+                let integer = if x.is_finite() { (f64::from(*x) * scale(-unit)) as i64 } else { 0 };
+                let (sign, mut magnitude) = (integer.signum() as f64, integer.unsigned_abs());
+                for plane in 0..self.planes {
+                    let digit = magnitude & ((1 << PLANE_BITS) - 1);
+                    self.values[plane * plane_length + i * self.length + j] = sign * digit as f64;
+                    magnitude >>= PLANE_BITS;
+                }
             }
         }
     }
 
     fn row(&self, plane: usize, row: usize) -> &[f64] {
-        &self.values[(plane * self.rows + row) * self.length..][..self.length]
+        &self.values[(plane * self.units.len() + row) * self.length..][..self.length]
     }
 }
 
-/// `out[r * columns + c] += a[r] . b[c]` as integers in units of `2^unit(a, b)`.
+/// `2^exponent`, for the exponents of f32 bits and their negatives.
+fn scale(exponent: i32) -> f64 {
+    crate::kulisch::power_of_two(exponent)
+}
+
+/// Exponents of the lowest bit and of the place above the highest bit of the finite numbers; both
+/// 0 if all are zero.
+fn span<'a>(numbers: impl Iterator<Item = &'a f32>) -> (i32, i32) {
+    let (mut lowest, mut highest) = (i32::MAX, i32::MIN);
+    for x in numbers {
+        let bits = x.to_bits();
+        let field = (bits >> 23 & 0xFF) as i32;
+        let significand = bits & 0x7F_FFFF | if field > 0 { 0x80_0000 } else { 0 };
+        if significand != 0 && field < 0xFF {
+            let exponent = field.max(1) - 150;
+            lowest = lowest.min(exponent + significand.trailing_zeros() as i32);
+            highest = highest.max(exponent + 32 - significand.leading_zeros() as i32);
+        }
+    }
+    if lowest > highest { (0, 0) } else { (lowest, highest) }
+}
+
+/// `out[r, c] = a[r] . b[c]`, an integer in units of `2^(unit of r + unit of c)`; meaningless where
+/// a row has no unit.
 pub(super) fn dots(a: &Segment, b: &Segment, out: &mut [i128]) {
-    let lowest = unit(a, b);
-    for (i, ea) in a.exponents.iter().enumerate() {
-        for (j, eb) in b.exponents.iter().enumerate() {
-            let shift = (ea + eb - lowest) as u32;
+    out.fill(0);
+    for i in 0..a.planes {
+        for j in 0..b.planes {
+            let shift = a.step * i as u32 + b.step * j as u32;
             pulp::Arch::new().dispatch(Planewise { a, b, planes: (i, j), shift, out });
         }
     }
-}
-
-/// Exponent of the integers that [`dots`] gives.
-pub(super) fn unit(a: &Segment, b: &Segment) -> i32 {
-    let lowest = |x: &Segment| x.exponents.iter().copied().min().unwrap_or(0);
-    lowest(a) + lowest(b)
 }
 
 /// The dot products of one plane of A with one of B: a struct, so that `pulp` compiles the loop
@@ -117,17 +182,15 @@ impl pulp::WithSimd for Planewise<'_> {
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, _: S) {
         let Self { a, b, planes, shift, out } = self;
-        for (row, out) in out.chunks_exact_mut(b.rows).enumerate() {
+        let columns = b.units.len();
+        for (row, out) in out.chunks_exact_mut(columns).enumerate() {
             let x = a.row(planes.0, row);
-            let mut column = 0;
-            while column < b.rows {
+            for (i, out) in out.chunks_mut(4).enumerate() {
                 // Four columns at a time share the loads of `x`; the last ones may repeat.
-                let y: [&[f64]; 4] = core::array::from_fn(|i| b.row(planes.1, (column + i).min(b.rows - 1)));
-                let sums = four(x, y);
-                for (out, sum) in out[column..].iter_mut().zip(sums) {
+                let y: [&[f64]; 4] = core::array::from_fn(|j| b.row(planes.1, (4 * i + j).min(columns - 1)));
+                for (out, sum) in out.iter_mut().zip(four(x, y)) {
                     *out += i128::from(sum as i64) << shift;
                 }
-                column += 4;
             }
         }
     }

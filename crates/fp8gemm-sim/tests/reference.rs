@@ -1,8 +1,10 @@
 //! The references against independent arithmetic.
 
+#![allow(clippy::unwrap_used)] // In helpers too a failed unwrap is a failed test.
+
 mod reference_oracle;
 
-use fp8gemm_formats::{FormatError, ScaledMatrix, ScaledView};
+use fp8gemm_formats::{FormatError, ScaledMatrix};
 use fp8gemm_problem::{Epilogue, OperandType, ProblemError, ScaleLayout};
 use fp8gemm_sim::reference::{ExactGemm, exact, exact_f32, exact_rows, sequential_f32, sequential_f64};
 use fp8gemm_sim::{Matrix, SimError};
@@ -36,12 +38,8 @@ fn operand(rng: &mut StdRng, rows: usize, k: usize, ty: OperandType, layout: Sca
 }
 
 /// The terms of one output, each as the exact sum of two f64.
-fn terms(a: &ScaledView<'_>, b: &ScaledView<'_>, row: usize, column: usize) -> Vec<f64> {
-    let value = |x: &ScaledView<'_>, row: usize, k: usize| {
-        let code = fp8gemm_formats::Fp8Format::from(x.ty()).decode(x.codes()[(row, k)]);
-        f64::from(code) * f64::from(x.scale_at(row, k))
-    };
-    (0..a.columns()).flat_map(|k| two_product(value(a, row, k), value(b, column, k))).collect()
+fn terms(a: &ScaledMatrix, b: &ScaledMatrix, row: usize, column: usize) -> Vec<f64> {
+    (0..a.columns()).flat_map(|k| two_product(decode(a, row, k), decode(b, column, k))).collect()
 }
 
 /// Breaks if an exact product is not the correctly rounded one, for some type, scale layout, size
@@ -65,7 +63,7 @@ fn exact_is_correctly_rounded() {
                 let got = exact(&a.view(), &b.view()).unwrap();
                 for _ in 0..20 {
                     let (row, column) = (rng.random_range(0..m), rng.random_range(0..n));
-                    let want = exact_sum(terms(&a.view(), &b.view(), row, column));
+                    let want = exact_sum(terms(&a, &b, row, column));
                     assert_eq!(got[(row, column)].to_bits(), want.to_bits(), "{layout_a} {layout_b} {row} {column}");
                     outputs += 1;
                 }
@@ -107,41 +105,65 @@ fn exact_reaches_both_ends() {
     assert_eq!(scaled[(0, 0)], exact_sum((0..300).flat_map(|_| with_alpha.clone()).collect()));
 }
 
-/// Breaks if f32 operands lose bits, alone or beside FP8 ones, or if the epilogue rounds.
+/// Breaks if f32 operands lose bits, alone or beside FP8 ones, or if the epilogue rounds: with
+/// rows that fit one, two and three planes of integers, and too wide ones.
 #[test]
 fn f32_operands_and_epilogue_are_exact() {
     let mut rng = StdRng::seed_from_u64(2);
     let (m, n, k) = (33, 65, 300);
-    let mut plain = |rows| {
-        Array2::from_shape_simple_fn((rows, k), || {
-            rng.random_range(-1.0f32..1.0) * 2f32.powi(rng.random_range(-40..40))
-        })
-    };
-    let (a, b) = (plain(m), plain(n));
-    let c = plain(m).select(ndarray::Axis(1), &(0..n).collect::<Vec<_>>());
-    let scaled = operand(&mut rng, n, k, OperandType::E4m3, ScaleLayout::Block1x128, 20);
-    let got = exact_f32(a.view(), b.view()).unwrap();
-    let mixed = ExactGemm::new(a.view(), scaled.view()).run().unwrap();
-    let c = Matrix::F32(c);
-    // Small integers times powers of two, so that the terms stay exact in f64.
-    let epilogue = Epilogue { alpha: 0.125, beta: -3.0 };
-    let whole = ExactGemm::new(a.view(), b.view()).c(c.view()).epilogue(epilogue).run().unwrap();
-    for row in 0..m {
-        for column in (0..n).step_by(7) {
-            let products = || (0..k).map(|k| f64::from(a[(row, k)]) * f64::from(b[(column, k)]));
-            assert_eq!(got[(row, column)], exact_sum(products().collect()));
-            let mut with_c: Vec<f64> = products().map(|x| x / 8.0).collect();
-            with_c.push(-3.0 * f64::from(c.view().get(row, column)));
-            assert_eq!(whole[(row, column)], exact_sum(with_c));
-            let value =
-                |k| f64::from(scaled.view().scale_at(column, k)) * f64::from(decode(scaled.codes()[(column, k)]));
-            assert_eq!(mixed[(row, column)], exact_sum((0..k).map(|k| f64::from(a[(row, k)]) * value(k)).collect()));
+    for spread in [0, 5, 14, 40] {
+        let mut plain = |rows, columns| {
+            Array2::from_shape_simple_fn((rows, columns), || {
+                rng.random_range(-1.0f32..1.0) * 2f32.powi(rng.random_range(-spread..=spread))
+            })
+        };
+        let (a, mut b, c) = (plain(m, k), plain(n, k), Matrix::F32(plain(m, n)));
+        // Rows of another width among the others, and one of zeros.
+        b.row_mut(7).mapv_inplace(|x| half::bf16::from_f32(x).to_f32());
+        b.row_mut(9)[100] = f32::from_bits(1);
+        b.row_mut(10).fill(0.0);
+        let scaled = operand(&mut rng, n, k, OperandType::E4m3, ScaleLayout::Block1x128, 20);
+        let got = exact_f32(a.view(), b.view()).unwrap();
+        let mixed = ExactGemm::new(a.view(), scaled.view()).run().unwrap();
+        // Small integers times powers of two, so that the terms stay exact in f64.
+        let epilogue = Epilogue { alpha: 0.125, beta: -3.0 };
+        let whole = ExactGemm::new(a.view(), b.view()).c(c.view()).epilogue(epilogue).run().unwrap();
+        for row in 0..m {
+            for column in (0..n).filter(|column| column % 7 < 4) {
+                let products = || (0..k).map(|k| f64::from(a[(row, k)]) * f64::from(b[(column, k)]));
+                assert_eq!(got[(row, column)], exact_sum(products().collect()));
+                let mut with_c: Vec<f64> = products().map(|x| x / 8.0).collect();
+                with_c.push(-3.0 * f64::from(c.view().get(row, column)));
+                assert_eq!(whole[(row, column)], exact_sum(with_c));
+                let value = |k| f64::from(a[(row, k)]) * decode(&scaled, column, k);
+                assert_eq!(mixed[(row, column)], exact_sum((0..k).map(value).collect()));
+            }
         }
     }
 }
 
-fn decode(code: u8) -> f32 {
-    fp8gemm_formats::Fp8Format::E4m3.decode(code)
+/// Breaks if an infinity or NaN in an f32 operand is lost or spreads.
+#[test]
+fn f32_specials_follow_ieee() {
+    let mut a = Array2::from_elem((3, 20), 1.0f32);
+    a[(1, 4)] = f32::INFINITY;
+    a[(2, 5)] = f32::NAN;
+    let mut b = Array2::from_elem((3, 20), 2.0f32);
+    b[(1, 4)] = 0.0;
+    b[(2, 6)] = f32::NEG_INFINITY;
+    let got = exact_f32(a.view(), b.view()).unwrap();
+    let infinity = f64::INFINITY;
+    for ((row, column), want) in
+        array![[40.0, 38.0, -infinity], [infinity, f64::NAN, f64::NAN], [f64::NAN, f64::NAN, f64::NAN]].indexed_iter()
+    {
+        assert_eq!(got[(row, column)].to_bits(), want.to_bits(), "{row} {column}");
+    }
+}
+
+/// One value, exact.
+fn decode(x: &ScaledMatrix, row: usize, k: usize) -> f64 {
+    let code = fp8gemm_formats::Fp8Format::from(x.ty()).decode(x.codes()[(row, k)]);
+    f64::from(code) * f64::from(x.view().scale_at(row, k))
 }
 
 /// Breaks if a NaN or infinity in a code or scale spreads to outputs that do not use it, gets lost,
@@ -166,11 +188,7 @@ fn specials_follow_ieee() {
         let got = exact(&a.view(), &b.view()).unwrap();
         let (mut nan, mut infinite) = (0, 0);
         for ((row, column), got) in got.indexed_iter() {
-            let value = |x: &ScaledMatrix, row, k| {
-                let code = fp8gemm_formats::Fp8Format::from(ty).decode(x.codes()[(row, k)]);
-                f64::from(code) * f64::from(x.view().scale_at(row, k))
-            };
-            let want: f64 = (0..k).map(|k| value(&a, row, k) * value(&b, column, k)).sum();
+            let want: f64 = (0..k).map(|k| decode(&a, row, k) * decode(&b, column, k)).sum();
             if want.is_nan() {
                 assert_eq!(got.to_bits(), f64::NAN.to_bits(), "{row} {column}");
             } else if want.is_infinite() {
@@ -249,11 +267,7 @@ fn sequential_sums_are_plain_loops() {
         for column in 0..n {
             let (mut double, mut single) = (0.0f64, 0.0f32);
             for k in 0..k {
-                let value = |x: &ScaledMatrix, row| {
-                    let code = fp8gemm_formats::Fp8Format::from(x.ty()).decode(x.codes()[(row, k)]);
-                    f64::from(code) * f64::from(x.view().scale_at(row, k))
-                };
-                double += value(&a, row) * value(&b, column);
+                double += decode(&a, row, k) * decode(&b, column, k);
                 single = x[(row, k)].mul_add(y[(column, k)], single);
             }
             assert_eq!(in_f64[(row, column)].to_bits(), double.to_bits());

@@ -34,8 +34,8 @@ pub enum Recipe {
     /// `deepgemm-cpu`: as [`DeepGemm`](Self::DeepGemm) with scale `a' / max`: the same file on CPU
     /// tensors, where torch divides.
     DeepGemmCpu,
-    /// `deepgemm-ue8m0`: as [`DeepGemm`](Self::DeepGemm), the scale rounded up to a power of two in
-    /// `2^-126 ..= 2^127`. Same file, `use_ue8m0=True`; GPU and CPU agree.
+    /// `deepgemm-ue8m0`: as [`DeepGemm`](Self::DeepGemm), the scale rounded up to a power of two, at
+    /// most `2^127`. Same file, `use_ue8m0=True`; GPU and CPU agree.
     DeepGemmUe8m0,
     /// `deepgemm-v1`: `a' = max(a, 1e-4)`, scale `a' * (1 / max)`, code
     /// `cast(x * ((1 / a') * max))`.

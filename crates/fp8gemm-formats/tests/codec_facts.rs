@@ -179,6 +179,10 @@ fn f64_is_rounded_once() {
             assert_eq!(round(f64::from((tie + tiny) as f32)), 1.0, "the detour through f32 is the trap");
         }
     }
+    let above = 1.0 + 2f64.powi(-4) + 2f64.powi(-40);
+    assert_eq!((E4m3::from_f64(above).to_f32(), E4m3Fnuz::from_f64(above).to_f32()), (1.125, 1.125));
+    let above = 1.0 + 2f64.powi(-3) + 2f64.powi(-40);
+    assert_eq!((E5m2::from_f64(above).to_f32(), E5m2Fnuz::from_f64(above).to_f32()), (1.25, 1.25));
     // The same trap one size up, and why `half` is not asked to round: its f64 conversions lose the
     // last bits (2.7.1; correct are 3C01 and 3F81).
     assert_eq!(f16::from_f64_const(1.0 + 2f64.powi(-11) + 2f64.powi(-40)).to_bits(), 0x3C00);

@@ -73,8 +73,9 @@ impl E8m0 {
     /// | infinite, or rounds above `2^127` | `FE` if saturating, else `FF` |
     ///
     /// With [`E8m0Rounding::Up`] and [`Overflow::Saturate`] these are the bits of
-    /// TransformerEngine's `float_to_e8m0` where it does without the PTX instruction
-    /// `cvt.rp.satfinite.ue8m0x2` (`transformer_engine/common`, the same in versions 2.0 to 2.8).
+    /// TransformerEngine's `float_to_e8m0` (`common/util/ptx.cuh`) where it does without the PTX
+    /// instruction `cvt.rp.satfinite.ue8m0x2`; with [`E8m0Rounding::Nearest`] and
+    /// [`Overflow::NonSaturating`], those of torch's cast.
     pub const fn from_f32(x: f32, rounding: E8m0Rounding, overflow: Overflow) -> Self {
         let bits = x.to_bits() & 0x7FFF_FFFF;
         if bits > 0x7F80_0000 {

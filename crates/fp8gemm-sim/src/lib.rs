@@ -21,6 +21,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attribution;
 mod compare;
 mod error;
 mod gemm;

@@ -239,7 +239,7 @@ fn wrong_regions() {
         let (x, noise) = (values(12, 300, 300), values(13, 300, 300));
         let replaced = |rows: std::ops::Range<usize>, columns: std::ops::Range<usize>| {
             kind_after(ty, &x, |x| {
-                x.slice_mut(s![rows.clone(), columns.clone()]).assign(&noise.slice(s![rows, columns]))
+                x.slice_mut(s![rows.clone(), columns.clone()]).assign(&noise.slice(s![rows, columns]));
             })
         };
         let tile = |size, wrong, of, rows, columns| DifferenceKind::Tiles { size, wrong, of, rows, columns };

@@ -211,25 +211,28 @@ impl<'a> ExactGemm<'a> {
         d
     }
 
-    /// The exact epilogue, and the only rounding.
+    /// Rounds a tile.
     fn finish(&self, rows: &[usize], columns: Range<usize>, sums: &[Accumulator], mut tile: ArrayViewMut2<'_, f64>) {
-        let Epilogue { alpha, beta } = self.epilogue;
-        let c = self.c.as_ref().filter(|_| self.epilogue.reads_c());
         for ((mut out, sums), row) in tile.rows_mut().into_iter().zip(sums.chunks_exact(columns.len())).zip(rows) {
             for ((out, sum), column) in out.iter_mut().zip(sums).zip(columns.clone()) {
-                *out = match c {
-                    None if alpha == 1.0 => sum.to_f64(),
-                    _ => {
-                        let mut sum = sum.times(alpha);
-                        if let Some(c) = c {
-                            sum.add_product(beta, c.get(*row, column).into());
-                        }
-                        sum.to_f64()
-                    }
-                };
+                let c = self.c.as_ref().map(|c| c.get(*row, column));
+                *out = exact_epilogue(sum, &self.epilogue, c);
             }
         }
     }
+}
+
+/// `alpha * sum + beta * c` of one output, and the only rounding. C is not read if beta is 0.
+pub(crate) fn exact_epilogue(sum: &Accumulator, epilogue: &Epilogue, c: Option<f32>) -> f64 {
+    let c = c.filter(|_| epilogue.reads_c());
+    if epilogue.alpha == 1.0 && c.is_none() {
+        return sum.to_f64();
+    }
+    let mut sum = sum.times(epilogue.alpha);
+    if let Some(c) = c {
+        sum.add_product(epilogue.beta, c.into());
+    }
+    sum.to_f64()
 }
 
 /// A thread's buffers.

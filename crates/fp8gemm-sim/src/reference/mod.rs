@@ -29,6 +29,7 @@ mod exact;
 mod integer;
 mod sequential;
 
+pub(crate) use exact::exact_epilogue;
 pub use exact::{ExactGemm, ExactOperand};
 pub use sequential::{sequential_f32, sequential_f64};
 

@@ -5,8 +5,8 @@
 //! cargo run --release -p fp8gemm-formats --example quantize_disagreement
 //! ```
 
-use fp8gemm_formats::ScaledMatrix;
 use fp8gemm_formats::quantize::Quantizer;
+use fp8gemm_formats::{FormatError, ScaledMatrix};
 use half::bf16;
 use ndarray::{Array2, ArrayView2};
 use rand::rngs::StdRng;
@@ -29,10 +29,10 @@ fn differ<T: Copy>(a: ArrayView2<'_, T>, b: ArrayView2<'_, T>, bits: impl Fn(T) 
 
 /// One table: codes that differ, of each pair, and scales that differ from the first recipe's.
 fn table(title: &str, x: ArrayView2<'_, bf16>, names: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
-    let quantized: Vec<ScaledMatrix> = names
+    let quantized = names
         .iter()
-        .map(|name| Ok(name.parse::<Quantizer>()?.quantize(x)?))
-        .collect::<Result<_, fp8gemm_formats::FormatError>>()?;
+        .map(|name| name.parse::<Quantizer>()?.quantize(x))
+        .collect::<Result<Vec<ScaledMatrix>, FormatError>>()?;
     println!(
         "\n{title}\n\n| # | recipe | scales | {} |",
         (1..=names.len()).map(|n| n.to_string()).collect::<Vec<_>>().join(" | ")

@@ -3,6 +3,7 @@
 //! The unit of parallel work is a row of blocks. Nothing is summed and a maximum of integers has
 //! one value in any order, so the number of threads cannot change a bit.
 
+use core::slice;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use fp8gemm_problem::{OperandType, ScaleLayout};
@@ -12,7 +13,7 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 use super::element::Element;
-use super::kernels::{INFINITY_BITS, Scaling, largest, largest_by_column, largest_number, scale, scale_by_column};
+use super::kernels::{INFINITY_BITS, Scaling, largest_by_block, largest_by_column, scale_by_block, scale_by_column};
 use super::recipe::Recipe;
 use super::rule::{NanAmax, NanElement, Rule, Target, stored_and_factor};
 use crate::{FormatError, Fp8Format, Overflow, Rounding, ScaledMatrix, convert};
@@ -129,7 +130,18 @@ impl Job {
     fn largest_of_all<T: Element>(&self, x: ArrayView2<'_, T>) -> u32 {
         (0..x.nrows())
             .into_par_iter()
-            .map_init(Vec::new, |wide, row| self.largest(widen(x.row(row), wide)))
+            .map_init(Vec::new, |wide, row| {
+                let mut largest = 0;
+                let values = widen(x.row(row), wide);
+                largest_by_block(
+                    self.arch,
+                    values,
+                    values.len().max(1),
+                    self.ignore_nan(),
+                    slice::from_mut(&mut largest),
+                );
+                largest
+            })
             .reduce(|| 0, u32::max)
     }
 
@@ -140,7 +152,7 @@ impl Job {
         codes.par_chunks_mut(x.ncols()).enumerate().try_for_each_init(Scratch::default, |scratch, (row, codes)| {
             let values = widen(x.row(row), &mut scratch.wide);
             scratch.scaled.resize(values.len(), 0.0);
-            scale(self.arch, self.scaling, factor, values, &mut scratch.scaled);
+            scale_by_block(self.arch, self.scaling, &[factor], values.len(), values, &mut scratch.scaled);
             self.cast(&mut scratch.scaled, codes)
         })
     }
@@ -166,18 +178,12 @@ impl Job {
                 largest.clear();
                 largest.resize(blocks, 0);
                 for row in x.axis_iter(Axis(0)) {
-                    for (largest, block) in largest.iter_mut().zip(widen(row, wide).chunks(block_columns)) {
-                        *largest = self.largest(block).max(*largest);
-                    }
+                    largest_by_block(self.arch, widen(row, wide), block_columns, self.ignore_nan(), largest);
                 }
                 self.fill_scales(largest, scales, factors);
                 scaled.resize(columns, 0.0);
                 for (row, codes) in x.axis_iter(Axis(0)).zip(codes.chunks_mut(columns)) {
-                    let values = widen(row, wide);
-                    let scaled_blocks = scaled.chunks_mut(block_columns);
-                    for ((block, scaled), &factor) in values.chunks(block_columns).zip(scaled_blocks).zip(&*factors) {
-                        scale(self.arch, self.scaling, factor, block, scaled);
-                    }
+                    scale_by_block(self.arch, self.scaling, factors, block_columns, widen(row, wide), scaled);
                     self.cast(scaled, codes)?;
                 }
                 Ok(())
@@ -194,7 +200,6 @@ impl Job {
     ) -> Result<(), FormatError> {
         let columns = x.ncols();
         let block_rows = 128.min(x.nrows());
-        let ignore_nan = self.rule.nan_amax == NanAmax::Ignored;
         codes.par_chunks_mut(block_rows * columns).zip(scales.par_chunks_mut(columns)).enumerate().try_for_each_init(
             Scratch::default,
             |scratch, (index, (codes, scales))| {
@@ -204,7 +209,7 @@ impl Job {
                 largest.clear();
                 largest.resize(columns, 0);
                 for row in x.axis_iter(Axis(0)) {
-                    largest_by_column(self.arch, widen(row, wide), ignore_nan, largest);
+                    largest_by_column(self.arch, widen(row, wide), self.ignore_nan(), largest);
                 }
                 self.fill_scales(largest, scales, factors);
                 scaled.resize(columns, 0.0);
@@ -217,10 +222,8 @@ impl Job {
         )
     }
 
-    /// The largest magnitude as bits; a NaN counts or not as the rule says.
-    fn largest(&self, values: &[f32]) -> u32 {
-        let bits = largest(self.arch, values);
-        if bits > INFINITY_BITS && self.rule.nan_amax == NanAmax::Ignored { largest_number(values) } else { bits }
+    fn ignore_nan(&self) -> bool {
+        self.rule.nan_amax == NanAmax::Ignored
     }
 
     fn stored_and_factor(&self, largest: u32) -> (f32, f32) {

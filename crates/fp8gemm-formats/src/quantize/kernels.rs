@@ -5,33 +5,41 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// Bits of the largest f32 that is not NaN.
+/// Bits of infinity: magnitudes order like their bits, and any NaN is above.
 pub(super) const INFINITY_BITS: u32 = 0x7F80_0000;
 
 const SIGN: u32 = 0x8000_0000;
 
-/// The largest magnitude of a slice, as bits: magnitudes order like their bits, and any NaN is
-/// above infinity. 0 for an empty slice.
-pub(super) fn largest(arch: Arch, values: &[f32]) -> u32 {
-    struct Largest<'a>(&'a [f32]);
-    impl WithSimd for Largest<'_> {
-        type Output = u32;
+/// Raises `largest[i]` to the largest magnitude, as bits, of the `i`th block of `block` values; the
+/// last block may be partial.
+pub(super) fn largest_by_block(arch: Arch, values: &[f32], block: usize, ignore_nan: bool, largest: &mut [u32]) {
+    struct ByBlock<'a>(&'a [f32], usize, bool, &'a mut [u32]);
+    impl WithSimd for ByBlock<'_> {
+        type Output = ();
 
         #[inline(always)]
-        fn with_simd<S: Simd>(self, _: S) -> u32 {
-            // A reduction of integers in any order: this vectorises as it stands.
-            self.0.iter().fold(0, |largest, value| u32::max(largest, value.to_bits() & !SIGN))
+        fn with_simd<S: Simd>(self, _: S) {
+            let Self(values, block, ignore_nan, largest) = self;
+            for (largest, values) in largest.iter_mut().zip(values.chunks(block)) {
+                // A reduction of integers in any order: this vectorises as it stands.
+                let mut bits = values.iter().fold(0, |bits, value| u32::max(bits, value.to_bits() & !SIGN));
+                if ignore_nan && bits > INFINITY_BITS {
+                    bits = largest_number(values);
+                }
+                *largest = (*largest).max(bits);
+            }
         }
     }
-    arch.dispatch(Largest(values))
+    arch.dispatch(ByBlock(values, block, ignore_nan, largest));
 }
 
-/// [`largest`] of what is not NaN; slow, for blocks that have one.
-pub(super) fn largest_number(values: &[f32]) -> u32 {
+/// The largest magnitude, as bits, of what is not NaN.
+#[cold]
+fn largest_number(values: &[f32]) -> u32 {
     values.iter().map(|value| value.to_bits() & !SIGN).filter(|&bits| bits <= INFINITY_BITS).fold(0, u32::max)
 }
 
-/// The running largest magnitude of each column, as bits.
+/// Raises `largest[i]` to the magnitude, as bits, of `values[i]`.
 pub(super) fn largest_by_column(arch: Arch, values: &[f32], ignore_nan: bool, largest: &mut [u32]) {
     struct ByColumn<'a>(&'a [f32], bool, &'a mut [u32]);
     impl WithSimd for ByColumn<'_> {
@@ -59,28 +67,38 @@ pub(super) struct Scaling {
     pub(super) nan: f32,
 }
 
-/// `scaled[i] = values[i] * factor`, or `/`.
-pub(super) fn scale(arch: Arch, scaling: Scaling, factor: f32, values: &[f32], scaled: &mut [f32]) {
-    struct Scale<'a>(Scaling, f32, &'a [f32], &'a mut [f32]);
-    impl WithSimd for Scale<'_> {
+/// `scaled = values * factor`, or `/`, with one factor for each block of `block` values; the last
+/// block may be partial.
+pub(super) fn scale_by_block(
+    arch: Arch,
+    scaling: Scaling,
+    factors: &[f32],
+    block: usize,
+    values: &[f32],
+    scaled: &mut [f32],
+) {
+    struct ByBlock<'a>(Scaling, &'a [f32], usize, &'a [f32], &'a mut [f32]);
+    impl WithSimd for ByBlock<'_> {
         type Output = ();
 
         #[inline(always)]
         fn with_simd<S: Simd>(self, _: S) {
-            let Self(Scaling { divide, nan }, factor, values, scaled) = self;
+            let Self(Scaling { divide, nan }, factors, block, values, scaled) = self;
             let number = |x: f32| if x.is_nan() { nan } else { x };
-            if divide {
-                for (scaled, value) in scaled.iter_mut().zip(values) {
-                    *scaled = number(value / factor);
-                }
-            } else {
-                for (scaled, value) in scaled.iter_mut().zip(values) {
-                    *scaled = number(value * factor);
+            for ((values, scaled), &factor) in values.chunks(block).zip(scaled.chunks_mut(block)).zip(factors) {
+                if divide {
+                    for (scaled, value) in scaled.iter_mut().zip(values) {
+                        *scaled = number(value / factor);
+                    }
+                } else {
+                    for (scaled, value) in scaled.iter_mut().zip(values) {
+                        *scaled = number(value * factor);
+                    }
                 }
             }
         }
     }
-    arch.dispatch(Scale(scaling, factor, values, scaled));
+    arch.dispatch(ByBlock(scaling, factors, block, values, scaled));
 }
 
 /// `scaled[i] = values[i] * factors[i]`, or `/`.

@@ -29,6 +29,8 @@ HEADER = f"""\
 #   te-block, te-block-f32     NVIDIA/TransformerEngine tests/pytorch/references/quantize_scale_calc.py@3580212
 #   te-current(-pow2)          NVIDIA/TransformerEngine tests/pytorch/references/ref_per_tensor_cs.py@0b14614
 # (of TransformerEngine the scale is theirs; tiles, product and cast are of the script).
+# (Of the files, only the functions named in the script were run, of mx_tensor.py without the branches
+# for other types and for compiled GPU code.)
 # Written by recipes_torch.py. Every NaN code is 7f, every NaN scale 7fffffff.
 # <recipe>:<layout>:<type> <input> <rows> <columns> <scales, f32 bits> <codes>"""
 

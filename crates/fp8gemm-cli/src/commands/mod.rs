@@ -1,0 +1,46 @@
+//! The subcommands. Each returns its exit code and prints once, at its end.
+
+pub(crate) mod doctor;
+pub(crate) mod gemm;
+pub(crate) mod quantize;
+pub(crate) mod verify;
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::error::CliError;
+
+/// Every bit equal, or done.
+pub(crate) const SUCCESS: u8 = 0;
+/// Bits differ.
+pub(crate) const DIFFERENT: u8 = 1;
+
+/// Prints the report, or the same as one JSON document.
+pub(crate) fn print(json: bool, document: &impl Serialize, report: impl FnOnce() -> String) -> Result<(), CliError> {
+    let text = if json {
+        // Keys are strings and numbers are finite: this cannot fail.
+        let mut text = serde_json::to_string_pretty(document).map_err(|error| CliError::Stdout(error.into()))?;
+        text.push('\n');
+        text
+    } else {
+        report()
+    };
+    // Colours go where they are understood.
+    let mut out = anstream::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // `fp8gemm ... | head` has seen enough.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::Stdout(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Bold green.
+pub(crate) fn good(text: &str) -> String {
+    format!("\u{1b}[1;32m{text}\u{1b}[0m")
+}
+
+/// Bold red.
+pub(crate) fn bad(text: &str) -> String {
+    format!("\u{1b}[1;31m{text}\u{1b}[0m")
+}

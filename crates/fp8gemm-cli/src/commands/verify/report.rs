@@ -1,0 +1,305 @@
+//! What `verify` says of a whole kernel, to people and as JSON.
+
+use std::collections::BTreeMap;
+
+use fp8gemm::problem::OutputType;
+use fp8gemm::sim::{Comparison, Difference, Gemm, Matrix, Path};
+use half::{bf16, f16};
+use ndarray::array;
+use serde::Serialize;
+
+use super::search::{Found, Trial};
+use crate::commands::{bad, good};
+use crate::engine::Chosen;
+use crate::files::TensorFile;
+use crate::operands::Inputs;
+use crate::text::{Number, Single, bits, count, duration, gmacs, grouped, path_name, percent, speed, table, value};
+
+/// The result of `verify`, in the form of its JSON document.
+#[derive(Serialize)]
+pub(super) struct Report {
+    command: &'static str,
+    file: String,
+    metadata: BTreeMap<String, String>,
+    /// The problem with the best policy, as `Problem` prints and parses it.
+    problem: String,
+    m: usize,
+    n: usize,
+    k: usize,
+    engine: Chosen,
+    path: &'static str,
+    threads: usize,
+    /// Whether some policy gives every bit of D.
+    pub(super) equal: bool,
+    /// Names of the policies that do.
+    reproduced_by: Vec<String>,
+    /// Where none does, the one that comes nearest.
+    nearest: Option<String>,
+    policies: Vec<PolicyReport>,
+    macs: u128,
+    /// Time of the whole search, and speed of the pass over all rows with the best policy.
+    seconds: Number,
+    gmac_per_s: Number,
+    #[serde(skip)]
+    text: Text,
+}
+
+/// What the text needs and the document has in another form.
+struct Text {
+    head: Vec<Vec<String>>,
+    ty: OutputType,
+    speed: String,
+    time: String,
+}
+
+#[derive(Serialize)]
+struct PolicyReport {
+    policy: String,
+    /// Policies that are the same arithmetic for this K and these scales.
+    same_as: Vec<String>,
+    outcome: Outcome,
+    /// Rows compared: all, or the sample that ruled the policy out.
+    rows: usize,
+    elements: usize,
+    differing: usize,
+    #[serde(flatten)]
+    difference: Option<DifferenceReport>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    /// Every bit of D is equal.
+    Equal,
+    /// Some bits of D differ.
+    Differs,
+    /// Some bits of the sample differ; the rest was not computed.
+    ScreenedOut,
+}
+
+/// How D differs from what the policy gives.
+#[derive(Serialize)]
+pub(super) struct DifferenceReport {
+    first_difference: Option<ElementReport>,
+    /// Largest distance in units of the last place between numbers; null where there is none.
+    max_ulp: Option<u64>,
+    /// Elements of which exactly one side is NaN.
+    nan_mismatches: usize,
+    /// What the difference looks like.
+    kind: Option<String>,
+}
+
+/// One element that differs.
+#[derive(Serialize)]
+pub(super) struct ElementReport {
+    row: usize,
+    column: usize,
+    /// What the policy gives.
+    expected_bits: String,
+    expected: Single,
+    /// What the file holds.
+    actual_bits: String,
+    actual: Single,
+}
+
+impl Report {
+    pub(super) fn new(file: &TensorFile, inputs: &Inputs<'_>, gemm: &Gemm<'_>, engine: Chosen, found: Found) -> Self {
+        let Found { trials, best, time } = found;
+        let mut problem = gemm.problem();
+        let mut equal = false;
+        let mut nearest = None;
+        let mut speed_of_best = (0.0, String::new());
+        if let Some(trial) = trials.get(best) {
+            problem.policy = trial.group.policy;
+            equal = trial.equal();
+            nearest = Some(problem.policy.to_string()).filter(|_| !equal);
+            speed_of_best = (gmacs(problem.macs(), trial.time), speed(problem.macs(), trial.time));
+        }
+        let policies: Vec<_> = trials.iter().map(|trial| PolicyReport::new(trial, problem.d)).collect();
+        let reproducing = policies.iter().filter(|report| report.outcome == Outcome::Equal);
+        let reproduced_by = reproducing.flat_map(|r| [&r.policy].into_iter().chain(&r.same_as)).cloned().collect();
+        let path = path_name(Path::best());
+        let threads = rayon::current_num_threads();
+
+        let mut head = metadata_rows(file);
+        let scales = |operand: &crate::operands::Operand<'_>, layout| match &operand.scale_tensor {
+            Some(_) => format!("{layout}"),
+            None => "no scales (1.0)".to_owned(),
+        };
+        let (alpha, beta) = (problem.epilogue.alpha, problem.epilogue.beta);
+        let mut shape = format!("{} x {} x {}", problem.m, problem.n, problem.k);
+        shape += &format!(", A {} {}", problem.a.ty, scales(&inputs.a, problem.a.scales));
+        shape += &format!(", B {} {}, D {}", problem.b.ty, scales(&inputs.b, problem.b.scales), problem.d);
+        if alpha != 1.0 {
+            shape += &format!(", alpha {alpha}");
+        }
+        if let Some(c) = problem.c {
+            shape += &format!(", C {c} with beta {beta}");
+        }
+        head.push(vec!["problem".to_owned(), shape]);
+        let threads_text = count(threads as u64, "thread");
+        head.push(vec!["engine".to_owned(), format!("CPU twin ({path}, {threads_text})")]);
+        let text = Text { head, ty: problem.d, speed: speed_of_best.1, time: duration(time) };
+        Self {
+            command: "verify",
+            file: file.path().display().to_string(),
+            metadata: file.metadata().clone(),
+            problem: problem.to_string(),
+            m: problem.m,
+            n: problem.n,
+            k: problem.k,
+            engine,
+            path,
+            threads,
+            equal,
+            reproduced_by,
+            nearest,
+            policies,
+            macs: problem.macs(),
+            seconds: Number(time.as_secs_f64()),
+            gmac_per_s: Number(speed_of_best.0),
+            text,
+        }
+    }
+
+    pub(super) fn text(&self) -> String {
+        let mut text = format!("{}\n{}\n", self.file, table(2, &self.text.head));
+        let mut rows = vec![["policy", "rows", "differing", "result"].map(str::to_owned).to_vec()];
+        for report in &self.policies {
+            let names: Vec<_> = [&report.policy].into_iter().chain(&report.same_as).map(String::as_str).collect();
+            let differing = match report.differing {
+                0 => "0".to_owned(),
+                n => format!("{} ({})", grouped(n as u64), percent(n as u64, report.elements as u64)),
+            };
+            let result = match report.outcome {
+                Outcome::Equal => good("every bit equal"),
+                Outcome::Differs => bad("differs"),
+                Outcome::ScreenedOut => "ruled out by the sample".to_owned(),
+            };
+            rows.push(vec![names.join(" = "), format!("{} of {}", report.rows, self.m), differing, result]);
+        }
+        text += &table(2, &rows);
+        text += "\n";
+
+        let elements = (self.m * self.n) as u64;
+        let Text { speed, time, .. } = &self.text;
+        if self.equal {
+            let who = match &self.reproduced_by[..] {
+                [one] => format!("{one} gives"),
+                many => format!("{} give", crate::text::list(many)),
+            };
+            let verdict = format!("{}: {who} all {} of d, bit for bit", good("EQUAL"), count(elements, "element"));
+            return text + &format!("{verdict} ({speed}; {time} in all)\n");
+        }
+        let nearest = self.policies.iter().find(|report| Some(&report.policy) == self.nearest.as_ref());
+        let Some(report) = nearest else { return text };
+        let differ = if report.differing == 1 { "differs" } else { "differ" };
+        let whom = if self.policies.len() == 1 { "policy" } else { "no policy gives all bits; nearest is" };
+        text += &format!(
+            "{}: {whom} {}, where {} of {} {differ} ({speed}; {time} in all)\n",
+            bad("DIFFERENT"),
+            report.policy,
+            grouped(report.differing as u64),
+            count(elements, "element"),
+        );
+        if let Some(difference) = &report.difference {
+            text += &table(2, &difference.rows(self.text.ty));
+        }
+        text
+    }
+}
+
+impl PolicyReport {
+    fn new(trial: &Trial, ty: OutputType) -> Self {
+        let outcome = match &trial.full {
+            Some(comparison) if comparison.bits_equal() => Outcome::Equal,
+            Some(_) => Outcome::Differs,
+            None => Outcome::ScreenedOut,
+        };
+        let difference = trial.full.as_ref().filter(|comparison| !comparison.bits_equal());
+        Self {
+            policy: trial.group.policy.to_string(),
+            same_as: trial.group.same.iter().map(ToString::to_string).collect(),
+            outcome,
+            rows: trial.rows,
+            elements: trial.elements,
+            differing: trial.differing,
+            difference: difference.map(|comparison| DifferenceReport::new(comparison, ty)),
+        }
+    }
+}
+
+impl DifferenceReport {
+    fn new(comparison: &Comparison, ty: OutputType) -> Self {
+        Self {
+            first_difference: comparison.first.map(|first| ElementReport::new(first, ty)),
+            max_ulp: comparison.max_ulp,
+            nan_mismatches: comparison.nan_mismatches,
+            kind: comparison.kind().map(ToString::to_string),
+        }
+    }
+
+    fn rows(&self, ty: OutputType) -> Vec<Vec<String>> {
+        let mut rows = Vec::new();
+        let mut row = |name: &str, what: String| rows.push(vec![name.to_owned(), what]);
+        if let Some(first) = &self.first_difference {
+            row("first", first.text());
+        }
+        match self.max_ulp {
+            Some(ulp) => row("largest", format!("{} ULP of {ty}", grouped(ulp))),
+            None => row("largest", "numbers against NaN only".to_owned()),
+        }
+        if self.nan_mismatches > 0 {
+            row("NaN", format!("{} NaN on one side only", count(self.nan_mismatches as u64, "element")));
+        }
+        if let Some(kind) = &self.kind {
+            row("looks like", kind.clone());
+        }
+        rows
+    }
+}
+
+impl ElementReport {
+    pub(super) fn new(difference: Difference, ty: OutputType) -> Self {
+        let Difference { row, column, expected, actual } = difference;
+        Self {
+            row,
+            column,
+            expected_bits: bits(expected, ty),
+            expected: Single(widen(expected, ty)),
+            actual_bits: bits(actual, ty),
+            actual: Single(widen(actual, ty)),
+        }
+    }
+
+    pub(super) fn text(&self) -> String {
+        let Self { row, column, expected_bits, expected, actual_bits, actual } = self;
+        let (expected, actual) = (value(expected.0), value(actual.0));
+        format!("row {row} column {column}: expected {expected_bits} ({expected}), found {actual_bits} ({actual})")
+    }
+}
+
+/// The value of the bits of an output.
+fn widen(bits: u32, ty: OutputType) -> f32 {
+    // A matrix of one element knows how.
+    let matrix = match ty {
+        OutputType::Bf16 => Matrix::Bf16(array![[bf16::from_bits(bits as u16)]]),
+        OutputType::F16 => Matrix::F16(array![[f16::from_bits(bits as u16)]]),
+        OutputType::F32 => Matrix::F32(array![[f32::from_bits(bits)]]),
+    };
+    matrix.view().get(0, 0)
+}
+
+/// What the file's metadata says of its origin, one line each.
+pub(super) fn metadata_rows(file: &TensorFile) -> Vec<Vec<String>> {
+    const LONGEST: usize = 160;
+    let mut rows = Vec::new();
+    for key in ["kernel", "instruction", "device", "selection"] {
+        if let Some(text) = file.metadata().get(key) {
+            // Whoever wrote the file may have written anything.
+            let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect();
+            rows.push(vec![key.to_owned(), text]);
+        }
+    }
+    rows
+}

@@ -1,12 +1,14 @@
-//! Throughput of the references: one core, in multiply-adds per second (criterion's "elem/s").
+//! Throughput of the references and of error attribution: one core, in multiply-adds per second (criterion's "elem/s").
 //!
 //! `cargo bench -p fp8gemm-benches --bench reference`. The exact sums of FP8 operands are integer
-//! dot products joined in a fixed-point accumulator; of f32 operands, one addition into it for
-//! each product.
+//! dot products joined in a fixed-point accumulator; f32 operands are cut into planes of integers
+//! first. Attribution runs five such passes, one of them on the generic tensor core.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fp8gemm_formats::ScaledMatrix;
-use fp8gemm_problem::{OperandType, ScaleLayout};
+use fp8gemm_formats::quantize::{Recipe, quantize};
+use fp8gemm_problem::{OperandType, Policy, ScaleLayout};
+use fp8gemm_sim::attribution::Attribution;
 use fp8gemm_sim::reference::{exact, exact_f32, sequential_f32, sequential_f64};
 use ndarray::Array2;
 
@@ -69,5 +71,27 @@ fn references(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, references);
+fn attribution(criterion: &mut Criterion) {
+    let one_core = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool of one thread");
+    let mut random = Random(2);
+    let mut group = criterion.benchmark_group("attribution");
+    group.sample_size(10);
+    let (m, n, k) = (32, 64, 2048);
+    group.throughput(Throughput::Elements((m * n * k) as u64));
+    let mut operand = |rows| {
+        let x = Array2::from_shape_simple_fn((rows, k), || random.normal());
+        let fp8 = quantize(x.view(), Recipe::TorchaoFloat8, ScaleLayout::Row, OperandType::E4m3).expect("finite data");
+        (x, fp8)
+    };
+    let ((x, a), (y, b)) = (operand(m), operand(n));
+    for policy in [Policy::PROMOTE_128, Policy::Chain] {
+        group.bench_function(BenchmarkId::from_parameter(policy), |bench| {
+            let attribution = Attribution::new(x.view(), y.view(), a.view(), b.view()).policy(policy);
+            one_core.install(|| bench.iter(|| attribution.run().expect("a legal problem")));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, references, attribution);
 criterion_main!(benches);

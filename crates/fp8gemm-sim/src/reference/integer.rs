@@ -180,33 +180,46 @@ impl pulp::WithSimd for Planewise<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _: S) {
+    fn with_simd<S: pulp::Simd>(self, simd: S) {
         let Self { a, b, planes, shift, out } = self;
         let columns = b.units.len();
-        for (row, out) in out.chunks_exact_mut(columns).enumerate() {
-            let x = a.row(planes.0, row);
-            for (i, out) in out.chunks_mut(4).enumerate() {
-                // Four columns at a time share the loads of `x`; the last ones may repeat.
-                let y: [&[f64]; 4] = core::array::from_fn(|j| b.row(planes.1, (4 * i + j).min(columns - 1)));
-                for (out, sum) in out.iter_mut().zip(four(x, y)) {
-                    *out += i128::from(sum as i64) << shift;
+        for (i, out) in out.chunks_mut(ROWS * columns).enumerate() {
+            // Blocks of outputs share the loads of their rows; at the edges, rows repeat.
+            let x: [&[f64]; ROWS] = core::array::from_fn(|r| a.row(planes.0, (ROWS * i + r).min(a.units.len() - 1)));
+            for first in (0..columns).step_by(COLUMNS) {
+                let y: [&[f64]; COLUMNS] = core::array::from_fn(|c| b.row(planes.1, (first + c).min(columns - 1)));
+                for (out, sums) in out.chunks_exact_mut(columns).zip(block(simd, x, y)) {
+                    for (out, sum) in out[first..].iter_mut().zip(sums) {
+                        *out += i128::from(sum as i64) << shift;
+                    }
                 }
             }
         }
     }
 }
 
+/// Outputs whose sums are held in registers together.
+const ROWS: usize = 2;
+const COLUMNS: usize = 4;
+
 #[inline(always)]
-fn four(x: &[f64], y: [&[f64]; 4]) -> [f64; 4] {
-    let mut sums = [[0.0; LANES]; 4];
-    let (x, _) = x.as_chunks::<LANES>();
-    let y = y.map(|y| y.as_chunks::<LANES>().0);
-    for (i, x) in x.iter().enumerate() {
-        for (sums, y) in sums.iter_mut().zip(y) {
-            for (lane, sum) in sums.iter_mut().enumerate() {
-                *sum += x[lane] * y[i][lane];
+fn block<S: pulp::Simd>(simd: S, x: [&[f64]; ROWS], y: [&[f64]; COLUMNS]) -> [[f64; COLUMNS]; ROWS] {
+    let x = x.map(|x| S::as_simd_f64s(x).0);
+    let y = y.map(|y| S::as_simd_f64s(y).0);
+    let mut sums = [[simd.splat_f64s(0.0); COLUMNS]; ROWS];
+    for i in 0..x[0].len() {
+        for (sums, x) in sums.iter_mut().zip(x) {
+            for (sum, y) in sums.iter_mut().zip(y) {
+                *sum = simd.add_f64s(*sum, simd.mul_f64s(x[i], y[i]));
             }
         }
     }
-    sums.map(|sums| sums.iter().sum())
+    // A loop and not `map`: closures would be compiled without the vector instructions.
+    let mut totals = [[0.0; COLUMNS]; ROWS];
+    for (totals, sums) in totals.iter_mut().zip(sums) {
+        for (total, sum) in totals.iter_mut().zip(sums) {
+            *total = simd.reduce_sum_f64s(sum);
+        }
+    }
+    totals
 }

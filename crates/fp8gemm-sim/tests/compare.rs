@@ -128,14 +128,22 @@ fn wrong_rounding_of_the_cast() {
     ] {
         let got = compare(&rounded.view(), &Matrix::Bf16(x.mapv(|x| cut(x, away))).view()).unwrap();
         assert_eq!(got.max_ulp, Some(1));
-        assert_eq!(got.kind(), Some(&DifferenceKind::OneUlp { bias }));
-        let share = got.differing as f64 / got.elements as f64;
-        assert!((0.4..0.6).contains(&share), "{share}");
+        let Some(kind @ DifferenceKind::OneUlp { bias: seen, share }) = got.kind() else { panic!("{got}") };
+        assert_eq!(*seen, bias);
+        assert!((0.4..0.6).contains(share), "{share}");
+        assert!(kind.to_string().contains("a cast that"), "{kind}");
     }
     let mut rng = StdRng::seed_from_u64(4);
     let unbiased = x.mapv(|x| f32::from_bits(x.to_bits() + rng.random_range(0..3) - 1));
-    let got = kind(&Matrix::F32(x), &Matrix::F32(unbiased));
-    assert_eq!(got, DifferenceKind::OneUlp { bias: Bias::None });
+    let got = kind(&Matrix::F32(x.clone()), &Matrix::F32(unbiased));
+    assert!(matches!(got, DifferenceKind::OneUlp { bias: Bias::None, .. }), "{got}");
+    // Values a little too small before a right cast: few elements, and the cast is not to blame.
+    let got = kind_after(OutputType::Bf16, &x, |x| x.mapv_inplace(|x| x * (1.0 - 2f32.powi(-14))));
+    assert!(matches!(got, DifferenceKind::OneUlp { bias: Bias::TowardZero, share } if share < 0.1), "{got}");
+    assert!(got.to_string().contains("before the last cast"), "{got}");
+    // Three units too large everywhere is no scale.
+    let got = kind_after(OutputType::F32, &x, |x| x.mapv_inplace(|x| f32::from_bits(x.to_bits() + 3)));
+    assert!(matches!(got, DifferenceKind::Precision { bias: Bias::AwayFromZero, .. }), "{got}");
 }
 
 /// Breaks if lost tiles or elements are not recognised as zeros.

@@ -96,6 +96,9 @@ fn bounds(counts: &[usize]) -> Range<usize> {
     first..last
 }
 
+/// Roundings of partial sums in f32, relative to the size of the results.
+const INNER: f64 = 1.0 / (1 << 20) as f64;
+
 fn scale(evidence: &Evidence<'_>) -> Option<DifferenceKind> {
     ScaleGroup::ALL.into_iter().find_map(|per| constant_factors(evidence, per))
 }
@@ -146,7 +149,7 @@ fn constant_factors(evidence: &Evidence<'_>, per: ScaleGroup) -> Option<Differen
         }
     }
     // A factor within the roundings is none, and one or two elements always have a ratio.
-    let smallest = 2f64.powi(1 - evidence.precision());
+    let smallest = 2f64.powi(1 - evidence.precision()).max(4.0 * INNER);
     let constant = groups.iter().filter(|group| group.differing > 0).all(|group| {
         group.elements >= 3
             && group.differing as f64 >= THROUGHOUT * group.elements as f64
@@ -158,8 +161,7 @@ fn constant_factors(evidence: &Evidence<'_>, per: ScaleGroup) -> Option<Differen
     let explained = evidence.pairs().filter(Pair::is_finite).all(|pair| {
         let group = &groups[index(&pair)];
         let ratio = group.ratio();
-        // Partial sums of f32 are rounded too: some 2^-20 of the group's size.
-        let inner = (group.square / group.elements as f64).sqrt() * ratio.abs() * 2f64.powi(-20);
+        let inner = (group.square / group.elements as f64).sqrt() * ratio.abs() * INNER;
         (pair.actual - ratio * pair.expected).abs() <= rounding(evidence, &pair, ratio) + inner
     });
     let first = groups.iter().position(|group| group.differing > 0).filter(|_| explained)?;
@@ -171,7 +173,8 @@ fn one_ulp(evidence: &Evidence<'_>) -> Option<DifferenceKind> {
     if evidence.max_ulp? > 1 || evidence.nan_mismatches > 0 {
         return None;
     }
-    Some(DifferenceKind::OneUlp { bias: bias(evidence) })
+    let share = evidence.differing as f64 / (evidence.rows * evidence.columns) as f64;
+    Some(DifferenceKind::OneUlp { bias: bias(evidence), share })
 }
 
 /// To which side the differing elements lean.

@@ -52,6 +52,22 @@ pub enum Bias {
     None,
 }
 
+impl fmt::Display for Bias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::TowardZero => "nearly always toward zero",
+            Self::AwayFromZero => "nearly always away from zero",
+            Self::Down => "nearly always downward",
+            Self::Up => "nearly always upward",
+            Self::None => "to either side",
+        })
+    }
+}
+
+/// From this share of differing elements on, the last cast is to blame: another direction of
+/// rounding changes half of them.
+const CAST: f64 = 0.25;
+
 /// What a difference looks like. Inferred from the two results, so a hint, not a proof.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -100,8 +116,11 @@ pub enum DifferenceKind {
     },
     /// Every differing element is off by one unit in the last place.
     OneUlp {
-        /// Whether they lean to a side, as a wrong rounding mode makes them.
+        /// Whether they lean to a side.
         bias: Bias,
+        /// Differing elements over all: about a half if the cast rounds in another direction,
+        /// less if the values before the cast are a little off.
+        share: f64,
     },
     /// Whole tiles of the output are wrong, all others right.
     Tiles {
@@ -171,17 +190,13 @@ impl fmt::Display for DifferenceKind {
                      scales of {whose} are wrong"
                 )
             }
-            Self::OneUlp { bias } => match bias {
-                Bias::TowardZero => {
-                    f.write_str("off by one ULP toward zero: a cast that truncates instead of rounding")
-                }
-                Bias::AwayFromZero => f.write_str("off by one ULP away from zero: a cast that rounds magnitudes up"),
-                Bias::Down => f.write_str("off by one ULP downward: a cast that rounds toward minus infinity"),
-                Bias::Up => f.write_str("off by one ULP upward: a cast that rounds toward plus infinity"),
-                Bias::None => {
-                    f.write_str("off by one ULP, to either side: another order or rounding before the last cast")
-                }
-            },
+            Self::OneUlp { bias, share } if *share >= CAST && *bias != Bias::None => f.write_str(match bias {
+                Bias::TowardZero => "off by one ULP toward zero: a cast that truncates instead of rounding",
+                Bias::AwayFromZero => "off by one ULP away from zero: a cast that rounds magnitudes up",
+                Bias::Down => "off by one ULP downward: a cast that rounds toward minus infinity",
+                _ => "off by one ULP upward: a cast that rounds toward plus infinity",
+            }),
+            Self::OneUlp { bias, .. } => write!(f, "off by one ULP, {bias}: other roundings before the last cast"),
             Self::Tiles { size, wrong, of, rows, columns } => write!(
                 f,
                 "{wrong} of {of} tiles of {size} x {size} are wrong throughout, the first at rows {rows:?}, \
@@ -192,17 +207,11 @@ impl fmt::Display for DifferenceKind {
                 write!(f, "{wrong} whole columns are wrong, the first is column {first}")
             }
             Self::Precision { relative, bias } => {
-                write!(f, "small errors ({relative:.1e} of the results)")?;
+                write!(f, "small errors ({relative:.1e} of the results), {bias}: ")?;
                 f.write_str(match bias {
-                    Bias::TowardZero => {
-                        ", nearly all toward zero: an accumulator that truncates more (fewer promotions)"
-                    }
-                    Bias::AwayFromZero => {
-                        ", nearly all away from zero: an accumulator that truncates less (more promotions)"
-                    }
-                    Bias::Down => ", nearly all downward: truncation that rounds toward minus infinity",
-                    Bias::Up => ", nearly all upward: rounding toward plus infinity",
-                    Bias::None => " to either side: another order of accumulation or other roundings",
+                    Bias::TowardZero | Bias::Down => "the accumulation truncates more (fewer promotions, fewer bits)",
+                    Bias::AwayFromZero | Bias::Up => "the accumulation truncates less (more promotions, more bits)",
+                    Bias::None => "another order of accumulation or other roundings",
                 })
             }
             Self::Unstructured => f.write_str("no structure was recognised"),

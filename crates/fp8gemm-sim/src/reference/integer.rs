@@ -20,10 +20,12 @@ use ndarray::{ArrayView2, Axis, Slice};
 /// Most elements of K in one integer dot product.
 pub(super) const LONGEST: usize = 256;
 
-/// Bits that a joined dot product can have: two planes of 54 bits and [`LONGEST`]'s 8.
-/// With f32 operands there is at most one f32 scale (24 bits), with two FP8 operands there are
-/// 32 + 32 + 8 bits and two scales (48): always within an i128.
+/// Bits of a plane.
 const PLANE_BITS: u32 = 18;
+
+/// Most planes of an f32 operand, so that dot products times scales fit an i128: 54 + 54 + 8 bits of
+/// two f32 operands without scales; 54 + 32 + 8 and 24 of one scale beside E5M2; 32 + 32 + 8 and 48
+/// of two scales for FP8 alone.
 const MOST_PLANES: u32 = 3;
 
 /// Elements of K that are multiplied together; vectors are zero-padded to a multiple.

@@ -25,6 +25,15 @@ DEVICE void barrier_arrive(u32 barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+// The same barrier in another CTA of the cluster.
+DEVICE void barrier_arrive_remote(u32 barrier, u32 rank) {
+    asm volatile(
+        "{ .reg .b32 remote; mapa.shared::cluster.u32 remote, %0, %1; mbarrier.arrive.shared::cluster.b64 _, [remote]; }" ::"r"(
+            barrier),
+        "r"(rank)
+        : "memory");
+}
+
 DEVICE void barrier_arrive_expect(u32 barrier, u32 bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
@@ -57,9 +66,24 @@ DEVICE void tma_load(u32 to, const TensorMap* map, u32 x, u32 y, u32 barrier) {
         : "memory");
 }
 
+// Into the same place of every CTA in `mask`, completing on the same barrier of each.
+DEVICE void tma_load_multicast(u32 to, const TensorMap* map, u32 x, u32 y, u32 barrier, u16 mask) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], "
+        "[%4], %5;" ::"r"(to),
+        "l"(map), "r"(x), "r"(y), "r"(barrier), "h"(mask)
+        : "memory");
+}
+
 DEVICE void tma_store(const TensorMap* map, u32 x, u32 y, u32 from) {
     asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map), "r"(x), "r"(y),
                  "r"(from)
+                 : "memory");
+}
+
+DEVICE void tma_store_3d(const TensorMap* map, u32 x, u32 y, u32 z, u32 from) {
+    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%1, %2, %3}], [%4];" ::"l"(map), "r"(x), "r"(y),
+                 "r"(z), "r"(from)
                  : "memory");
 }
 
@@ -96,6 +120,16 @@ DEVICE bool elect() {
 // The 128 threads of one math warpgroup; barrier 0 belongs to __syncthreads.
 DEVICE void warpgroup_sync(u32 group) { asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory"); }
 
+DEVICE u32 cluster_rank() {
+    u32 rank;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+DEVICE void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;" ::: "memory");
+}
+
 DEVICE void grid_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 DEVICE void grid_launch_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 
@@ -113,6 +147,14 @@ DEVICE float shared_load(u32 address) {
     return value;
 }
 
+DEVICE void shared_load(u32 address, float& low, float& high) {
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(low), "=f"(high) : "r"(address));
+}
+
+DEVICE void shared_store(u32 address, float low, float high) {
+    asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(low), "f"(high) : "memory");
+}
+
 DEVICE void shared_store(u32 address, float value) {
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }
@@ -123,8 +165,26 @@ DEVICE void store_matrix(u32 address, u32 a, u32 b, u32 c, u32 d) {
                  : "memory");
 }
 
+// Two values rounded to nearest even; any NaN becomes 7FFF.
 DEVICE u32 pack_bf16(float low, float high) {
     u32 packed;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
     return packed;
+}
+
+DEVICE u32 pack_f16(float low, float high) {
+    u32 packed;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+    return packed;
+}
+
+// An element of C, widened exactly.
+DEVICE float load_f32(const float* from) { return __ldg(from); }
+
+DEVICE float load_bf16(const u16* from) { return __uint_as_float(u32(__ldg(from)) << 16); }
+
+DEVICE float load_f16(const u16* from) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(__ldg(from)));
+    return value;
 }

@@ -57,9 +57,7 @@ fn encode_from_cache(c: &mut Criterion) {
     let nearest = Rounding::NearestEven;
     let random: Vec<u32> = (0..CACHE_ELEMENTS as u32).map(|i| i.wrapping_mul(0x85EB_CA6B)).collect();
     group.bench_function("f32 to e4m3, stochastic", |b| {
-        b.iter(|| {
-            convert::encode_f32_stochastic(format, SATURATE, black_box(&source), &random, black_box(&mut codes))
-        });
+        b.iter(|| convert::encode_f32_stochastic(format, SATURATE, black_box(&source), &random, black_box(&mut codes)));
     });
     let halves: Vec<f16> = source.iter().map(|&x| f16::from_f32(x)).collect();
     group.bench_function("f16 to e4m3, nearest", |b| {

@@ -1,3 +1,42 @@
 //! Compiles fp8gemm's Hopper kernels at run time. Needs no driver and no GPU.
+//!
+//! | item | what it does |
+//! |---|---|
+//! | [`Nvrtc`] | finds and loads NVIDIA's run-time compiler, and compiles a source for `sm_90a` |
+//! | [`Report`] | reads what ptxas says: registers, stack, spills, serialised `wgmma`; rejects bad kernels |
+//! | [`Cubin`] | reads machine code: architecture, kernels, sizes |
+//! | [`Cache`] | keeps machine code in memory and on disk; lists, clears, exports, imports |
+//! | [`Compiler`] | all of them: source in, checked machine code out |
+//!
+//! ```
+//! use fp8gemm_jit::{BASE_OPTIONS, JitError, Nvrtc, Report};
+//!
+//! match Nvrtc::find(None) {
+//!     Ok(nvrtc) => {
+//!         let source = "extern \"C\" __global__ void one(float* p) { *p = 1.0f; }";
+//!         let compiled = nvrtc.compile(source, "one", &BASE_OPTIONS)?;
+//!         Report::parse(&compiled.log)?.check()?;
+//!     }
+//!     Err(error) => println!("{error}"),
+//! }
+//! # Ok::<(), JitError>(())
+//! ```
+//!
+//! Environment: [`FP8GEMM_NVRTC`](NVRTC_VARIABLE) names NVRTC or its folder,
+//! [`FP8GEMM_CACHE_DIR`](CACHE_VARIABLE) the folder of the cache.
 
 #![deny(unsafe_code)]
+
+mod cache;
+mod compiler;
+mod cubin;
+mod error;
+mod nvrtc;
+mod report;
+
+pub use cache::{CACHE_VARIABLE, Cache, Cleared, Imported, Key, Listed, Metadata, cache_root};
+pub use compiler::{Checked, Compiler, Unit, compile_checked};
+pub use cubin::{Architecture, Cubin, CubinKernel};
+pub use error::JitError;
+pub use nvrtc::{Attempt, Attempts, BASE_OPTIONS, Compiled, NVRTC_VARIABLE, Nvrtc, Place};
+pub use report::{Defect, FunctionReport, KernelReport, LocalMemory, Remark, Report};

@@ -1,0 +1,129 @@
+//! Compiled kernels in one file, to bring to machines that have no NVRTC.
+//!
+//! A bundle is a plain tar of the entries' files, in order of key and with no times or owners, so
+//! that equal contents are equal bytes. Nothing is unpacked by name: an entry is read into memory,
+//! must be a regular file called `<key>.cubin` whose checksum holds for that key and whose CUBIN is
+//! for `sm_90a`, and is then published as if it had been compiled here.
+//!
+//! The checksum tells damage, not authorship: a key cannot show that the machine code belongs to
+//! its source. Import bundles only from people whose binaries you would run.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use super::entry::{self, Metadata};
+use super::folder::{self, Folder};
+use super::{Imported, Key};
+use crate::{Cubin, JitError};
+
+/// A kernel has some 30 KB.
+const LARGEST_ENTRY: u64 = 16 << 20;
+/// A tar consists of blocks and ends with two empty ones.
+const BLOCK: u64 = 512;
+const END: usize = 1024;
+
+/// Writes entries, given in order of key, into a bundle.
+pub(super) fn write(to: &Path, entries: &[(Key, Vec<u8>)]) -> Result<(), JitError> {
+    let failed = |source| JitError::File { action: "write", path: to.to_owned(), source };
+    let mut bundle = tar::Builder::new(Vec::new());
+    for (key, bytes) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        bundle.append_data(&mut header, folder::file_name(key), &bytes[..]).map_err(failed)?;
+    }
+    let bytes = bundle.into_inner().map_err(failed)?;
+    let folder = match to.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    folder::write_whole(folder, to, &bytes).map_err(failed)
+}
+
+/// Adds the entries of a bundle to a folder: all of them, or none if one is refused.
+pub(super) fn read(from: &Path, folder: &Folder) -> Result<Imported, JitError> {
+    let mut file = File::open(from).map_err(|error| unreadable(from, error))?;
+    check_end(&mut file).map_err(|error| unreadable(from, error))?;
+    let mut seen = BTreeSet::new();
+    visit(
+        from,
+        &mut file,
+        |name, key, _| {
+            if seen.insert(key) { Ok(()) } else { Err(refused(name, "it is there twice")) }
+        },
+    )?;
+    let mut imported = Imported::default();
+    visit(from, &mut file, |_, key, bytes| {
+        let present = folder.read(&key).ok().flatten();
+        if present.is_some_and(|present| entry::decode(&key, &present).is_ok()) {
+            imported.present += 1;
+            return Ok(());
+        }
+        let failed = |source| JitError::File { action: "write", path: folder.entry(&key), source };
+        folder.publish(&key, bytes).map_err(failed)?;
+        imported.added += 1;
+        Ok(())
+    })?;
+    Ok(imported)
+}
+
+/// Calls `use_entry` with name, key and bytes of every entry, each checked.
+fn visit(
+    from: &Path,
+    file: &mut File,
+    mut use_entry: impl FnMut(&str, Key, &[u8]) -> Result<(), JitError>,
+) -> Result<(), JitError> {
+    let broken = |error| unreadable(from, error);
+    file.seek(SeekFrom::Start(0)).map_err(broken)?;
+    let mut archive = tar::Archive::new(BufReader::new(file));
+    for member in archive.entries().map_err(broken)? {
+        let mut member = member.map_err(broken)?;
+        let name = String::from_utf8_lossy(&member.path_bytes()).into_owned();
+        if member.header().entry_type() != tar::EntryType::Regular {
+            return Err(refused(&name, "it is not a regular file"));
+        }
+        let key = folder::key_of(&name).ok_or_else(|| refused(&name, "its name is not <key>.cubin"))?;
+        if member.size() > LARGEST_ENTRY {
+            return Err(refused(&name, "it is larger than any kernel"));
+        }
+        let mut bytes = Vec::new();
+        member.read_to_end(&mut bytes).map_err(broken)?;
+        let (cubin, metadata) = entry::decode(&key, &bytes).map_err(|reason| refused(&name, &reason))?;
+        if !printable(&metadata) {
+            return Err(refused(&name, "its metadata has control characters"));
+        }
+        Cubin::parse(cubin)
+            .and_then(|cubin| cubin.check_hopper())
+            .map_err(|error| refused(&name, &error.to_string()))?;
+        use_entry(&name, key, &bytes)?;
+    }
+    Ok(())
+}
+
+/// A bundle that was cut between two entries would read as a smaller one.
+fn check_end(file: &mut File) -> io::Result<()> {
+    let mut end = [1; END];
+    let cut = || io::Error::new(io::ErrorKind::UnexpectedEof, "it is cut short or not a bundle");
+    let length = file.metadata()?.len();
+    if length < END as u64 || length % BLOCK != 0 {
+        return Err(cut());
+    }
+    file.seek(SeekFrom::End(-(END as i64)))?;
+    file.read_exact(&mut end)?;
+    if end == [0; END] { Ok(()) } else { Err(cut()) }
+}
+
+/// Metadata is printed on terminals.
+fn printable(metadata: &Metadata) -> bool {
+    !metadata.kernel.chars().chain(metadata.configuration.chars()).any(char::is_control)
+}
+
+fn unreadable(path: &Path, source: io::Error) -> JitError {
+    JitError::File { action: "read", path: path.to_owned(), source }
+}
+
+fn refused(entry: &str, reason: &str) -> JitError {
+    JitError::Bundle { entry: entry.to_owned(), reason: reason.to_owned() }
+}

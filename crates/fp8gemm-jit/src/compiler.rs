@@ -1,0 +1,133 @@
+//! From source to a checked CUBIN, through the cache.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use crate::{Cache, Compiled, Cubin, JitError, Key, Metadata, Nvrtc, Report};
+
+/// One translation unit with one kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Unit<'a> {
+    /// The whole source; nothing is included.
+    pub source: &'a str,
+    /// Symbol of the kernel (`extern "C"`).
+    pub kernel: &'a str,
+    /// The configuration in one line, for people.
+    pub configuration: &'a str,
+    /// All options, [`BASE_OPTIONS`](crate::BASE_OPTIONS) among them.
+    pub options: &'a [&'a str],
+}
+
+/// A kernel that was compiled and found fit to run.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Checked {
+    /// Machine code, log, time.
+    pub compiled: Compiled,
+    /// The log, read: no spill, no stack, no C75xx.
+    pub report: Report,
+    /// The machine code, read: `sm_90a`, and it holds the kernel.
+    pub cubin: Cubin,
+}
+
+/// Compiles a unit and checks what came out.
+///
+/// # Errors
+///
+/// Those of [`Nvrtc::compile`], [`Report::parse`], [`Report::check`], [`Cubin::parse`] and
+/// [`Cubin::check_hopper`]; [`JitError::NotACubin`] if the kernel is not in it.
+pub fn compile_checked(nvrtc: &Nvrtc, unit: &Unit<'_>) -> Result<Checked, JitError> {
+    let compiled = nvrtc.compile(unit.source, unit.kernel, unit.options)?;
+    let report = Report::parse(&compiled.log)?;
+    report.check()?;
+    let cubin = Cubin::parse(&compiled.cubin)?;
+    cubin.check_hopper()?;
+    if !cubin.kernels.iter().any(|kernel| kernel.name == unit.kernel) {
+        return Err(JitError::NotACubin { reason: format!("it does not hold kernel {}", unit.kernel) });
+    }
+    Ok(Checked { compiled, report, cubin })
+}
+
+/// A cache with the compiler behind it. NVRTC is looked for at the first call.
+///
+/// # Examples
+///
+/// ```
+/// use fp8gemm_jit::{BASE_OPTIONS, Cache, Compiler, JitError, Unit};
+///
+/// let compiler = Compiler::new(Cache::in_memory(), None);
+/// let unit = Unit {
+///     source: "extern \"C\" __global__ void one(float* p) { *p = 1.0f; }",
+///     kernel: "one",
+///     configuration: "an example",
+///     options: &BASE_OPTIONS,
+/// };
+/// match compiler.cubin(&unit) {
+///     Ok(cubin) => assert!(cubin.starts_with(b"\x7fELF")),
+///     Err(JitError::NvrtcNotFound { attempts }) => println!("no NVRTC here:\n{attempts}"),
+///     Err(other) => return Err(other),
+/// }
+/// # Ok::<(), JitError>(())
+/// ```
+#[derive(Debug)]
+pub struct Compiler {
+    cache: Cache,
+    nvrtc: OnceLock<Nvrtc>,
+    explicit: Option<PathBuf>,
+}
+
+impl Compiler {
+    /// Compiles into this cache with the NVRTC that [`Nvrtc::find`] finds from this path.
+    pub fn new(cache: Cache, nvrtc: Option<PathBuf>) -> Self {
+        Self { cache, nvrtc: OnceLock::new(), explicit: nvrtc }
+    }
+
+    /// The cache.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// The compiler.
+    ///
+    /// # Errors
+    ///
+    /// [`JitError::NvrtcNotFound`]; the next call looks again.
+    pub fn nvrtc(&self) -> Result<&Nvrtc, JitError> {
+        if let Some(nvrtc) = self.nvrtc.get() {
+            return Ok(nvrtc);
+        }
+        let found = Nvrtc::find(self.explicit.as_deref())?;
+        Ok(self.nvrtc.get_or_init(|| found))
+    }
+
+    /// The checked CUBIN of a unit: from the cache, or compiled now.
+    ///
+    /// Without NVRTC, a CUBIN that any version of it left in the cache will do, the newest first;
+    /// this is how a machine lives on an imported bundle.
+    ///
+    /// # Errors
+    ///
+    /// [`JitError::NvrtcNotFound`] if there is neither; else those of [`compile_checked`].
+    pub fn cubin(&self, unit: &Unit<'_>) -> Result<Arc<[u8]>, JitError> {
+        let nvrtc = match self.nvrtc() {
+            Ok(nvrtc) => nvrtc,
+            Err(absent) => return self.cubin_of_any_version(unit).ok_or(absent),
+        };
+        let key = Key::new(unit.source, unit.options, nvrtc.version());
+        self.cache.get_or_compile(&key, || {
+            let checked = compile_checked(nvrtc, unit)?;
+            let metadata = Metadata {
+                kernel: unit.kernel.to_owned(),
+                configuration: unit.configuration.to_owned(),
+                nvrtc: nvrtc.version(),
+                compile_milliseconds: checked.compiled.elapsed.as_secs_f64() * 1e3,
+            };
+            Ok((checked.compiled.cubin, metadata))
+        })
+    }
+
+    fn cubin_of_any_version(&self, unit: &Unit<'_>) -> Option<Arc<[u8]>> {
+        let versions = self.cache.nvrtc_versions().ok()?;
+        versions.into_iter().find_map(|version| self.cache.get(&Key::new(unit.source, unit.options, version)))
+    }
+}

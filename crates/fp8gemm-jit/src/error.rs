@@ -1,0 +1,115 @@
+//! The one error type of this crate.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::cubin::Architecture;
+use crate::nvrtc::Attempts;
+use crate::report::Defect;
+
+/// Why a kernel could not be compiled, judged, stored or read back.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JitError {
+    /// There is no NVRTC, or none that can be used.
+    #[error(
+        "NVRTC, the CUDA run-time compiler, was not found (set FP8GEMM_NVRTC to libnvrtc or its folder, \
+         or install the Python wheel nvidia-cuda-nvrtc); tried:\n{attempts}"
+    )]
+    NvrtcNotFound {
+        /// What was tried and why not.
+        attempts: Attempts,
+    },
+    /// An NVRTC function failed for a reason other than the program it compiles.
+    #[error("{function} failed with code {code}: {message}")]
+    NvrtcCall {
+        /// The C function.
+        function: &'static str,
+        /// Its `nvrtcResult`.
+        code: i32,
+        /// NVRTC's name of the code.
+        message: String,
+    },
+    /// Text that cannot be a C string.
+    #[error("{argument} contains a NUL byte at byte {at}, where NVRTC would end it")]
+    NulByte {
+        /// Which text.
+        argument: &'static str,
+        /// Position of the first NUL.
+        at: usize,
+    },
+    /// The source does not compile, or an option is wrong.
+    #[error("kernel {name} does not compile ({code}):\n{log}")]
+    Compile {
+        /// What the caller called the source.
+        name: String,
+        /// NVRTC's name of the failure.
+        code: String,
+        /// The messages of the compiler.
+        log: String,
+    },
+    /// The compilation ended well but gave no machine code.
+    #[error("kernel {name} compiled to no machine code with options {options:?}: name a real architecture, sm_90a")]
+    NoCubin {
+        /// What the caller called the source.
+        name: String,
+        /// The options as given.
+        options: String,
+    },
+    /// A compiler log without the figures that it must have.
+    #[error("the compiler's log does not tell {missing} (option --ptxas-options=-v puts it there):\n{log}")]
+    Report {
+        /// What was looked for.
+        missing: String,
+        /// The log.
+        log: String,
+    },
+    /// A kernel that compiles but must not be run: it would be slow.
+    #[error("kernel {kernel} is rejected: {}", listed(defects))]
+    Rejected {
+        /// The kernel.
+        kernel: String,
+        /// What is wrong with it.
+        defects: Vec<Defect>,
+    },
+    /// Bytes that are not a CUBIN.
+    #[error("not a CUBIN: {reason}")]
+    NotACubin {
+        /// What does not fit.
+        reason: String,
+    },
+    /// A CUBIN for another GPU.
+    #[error("the CUBIN is for {found}, but Hopper's wgmma needs sm_90a")]
+    WrongArchitecture {
+        /// The architecture it was compiled for.
+        found: Architecture,
+    },
+    /// A file or folder of the cache, or a bundle, could not be used.
+    #[error("cannot {action} {}: {source}", path.display())]
+    File {
+        /// What was attempted, e.g. "read".
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// An entry of a bundle that is not a kernel as this project writes it. Nothing was imported.
+    #[error("bundle entry {entry:?} is refused: {reason}; nothing was imported")]
+    Bundle {
+        /// The name in the bundle.
+        entry: String,
+        /// The rule it breaks.
+        reason: String,
+    },
+    /// Text that is not the key of a cache entry.
+    #[error("cache key {text:?}: expected 64 lower-case hexadecimal digits")]
+    Key {
+        /// The text as given.
+        text: String,
+    },
+}
+
+fn listed(defects: &[Defect]) -> String {
+    defects.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}

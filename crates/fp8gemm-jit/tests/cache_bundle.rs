@@ -1,0 +1,149 @@
+//! Hostile and damaged bundles: refused whole, with nothing written.
+
+#![allow(clippy::unwrap_used)] // In helpers too a failed unwrap is a failed test.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use fp8gemm_jit::{Cache, JitError, Metadata};
+use support::{CUBIN, key, metadata};
+use tar::{EntryType, Header};
+
+/// A sound entry as the cache writes it.
+fn entry(number: u32, cubin: &[u8], metadata: Metadata) -> (String, Vec<u8>) {
+    let folder = tempfile::tempdir().unwrap();
+    let key = key(number);
+    Cache::at(folder.path()).get_or_compile(&key, || Ok((cubin.to_vec(), metadata))).unwrap();
+    let name = format!("{key}.cubin");
+    let bytes = fs::read(folder.path().join(&name)).unwrap();
+    (name, bytes)
+}
+
+/// Kind, name and content.
+type Member<'a> = (EntryType, &'a str, &'a [u8]);
+
+/// A tar whose names are written as they are, `..` and roots included.
+fn tar(path: &Path, members: &[Member<'_>]) {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (kind, name, bytes) in members {
+        let mut header = Header::new_gnu();
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_entry_type(*kind);
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        if *kind == EntryType::Symlink {
+            header.set_link_name("target").unwrap();
+        }
+        header.set_cksum();
+        builder.append(&header, *bytes).unwrap();
+    }
+    fs::write(path, builder.into_inner().unwrap()).unwrap();
+}
+
+/// Every file below a folder.
+fn files(root: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { found.push(path) }
+        }
+    }
+    found
+}
+
+/// Breaks if a name that leaves the folder, a name that is no key, a link, a damaged, renamed or
+/// doubled entry, code for another GPU or no code at all gets in; or if the sound entry before it does.
+#[test]
+fn hostile_members_are_refused() {
+    let (good, bytes) = entry(0, CUBIN, metadata());
+    let (second, second_bytes) = entry(1, CUBIN, metadata());
+    let mut flipped = second_bytes.clone();
+    flipped[77] ^= 1;
+    let (hopper_less, sm_90) = entry(1, include_bytes!("data/scale.sm_90.13.0.88.cubin"), metadata());
+    let (_, text) = entry(1, b"#!/bin/sh", metadata());
+    let (_, escape) = entry(1, CUBIN, Metadata { configuration: "\x1b[2J".into(), ..metadata() });
+    let regular = EntryType::Regular;
+    let cases: [(&str, Member<'_>); 14] = [
+        ("name", (regular, &format!("../{second}"), &second_bytes)),
+        ("name", (regular, &format!("/{second}"), &second_bytes)),
+        ("name", (regular, &format!("./{second}"), &second_bytes)),
+        ("name", (regular, &second.to_uppercase(), &second_bytes)),
+        ("name", (regular, "locks/00", &second_bytes)),
+        ("name", (regular, ".tmp-x", &second_bytes)),
+        ("regular", (EntryType::Symlink, &second, b"")),
+        ("regular", (EntryType::Directory, &second, b"")),
+        ("checksum", (regular, &second, &flipped)),
+        ("checksum", (regular, &second, &bytes)),
+        ("there twice", (regular, &good, &bytes)),
+        ("sm_90,", (regular, &hopper_less, &sm_90)),
+        ("not a CUBIN", (regular, &second, &text)),
+        ("control characters", (regular, &second, &escape)),
+    ];
+    for (word, member) in cases {
+        let root = tempfile::tempdir().unwrap();
+        let bundle = root.path().join("bundle.tar");
+        tar(&bundle, &[(regular, &good, &bytes), member]);
+        let cache = Cache::at(root.path().join("a/b/cubin"));
+        match cache.import(&bundle) {
+            Err(JitError::Bundle { entry, reason }) => {
+                assert_eq!(entry, member.1);
+                assert!(reason.contains(word), "{word}: {reason}");
+            }
+            other => panic!("{word}: {other:?}"),
+        }
+        assert_eq!(files(root.path()), [bundle], "{word}");
+    }
+    let root = tempfile::tempdir().unwrap();
+    let bundle = root.path().join("bundle.tar");
+    tar(&bundle, &[(regular, &good, &bytes), (regular, &second, &second_bytes)]);
+    assert_eq!(Cache::at(root.path().join("cubin")).import(&bundle).unwrap().added, 2);
+}
+
+/// Breaks if an entry that claims an absurd size is allocated or read.
+#[test]
+fn huge_members_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let bundle = root.path().join("bundle.tar");
+    let mut header = Header::new_gnu();
+    header.set_path(format!("{}.cubin", key(0))).unwrap();
+    header.set_size(1 << 40);
+    header.set_mode(0o644);
+    header.set_cksum();
+    let mut bytes = header.as_bytes().to_vec();
+    bytes.resize(4096, 0);
+    fs::write(&bundle, bytes).unwrap();
+    match Cache::at(root.path().join("cubin")).import(&bundle) {
+        Err(JitError::Bundle { reason, .. }) => assert!(reason.contains("larger"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Breaks if a bundle that was cut anywhere, between two entries too, imports as a smaller one, or
+/// if a file that is no bundle panics.
+#[test]
+fn cut_and_foreign_files_are_errors() {
+    let root = tempfile::tempdir().unwrap();
+    let one = Cache::at(root.path().join("one"));
+    for number in 0..2 {
+        one.get_or_compile(&key(number), || Ok((CUBIN.to_vec(), metadata()))).unwrap();
+    }
+    let bundle = root.path().join("bundle.tar");
+    one.export(&bundle).unwrap();
+    let whole = fs::read(&bundle).unwrap();
+    let two = Cache::at(root.path().join("two"));
+    let lengths = (0..whole.len()).step_by(256);
+    for length in lengths {
+        fs::write(&bundle, &whole[..length]).unwrap();
+        assert!(two.import(&bundle).is_err(), "cut to {length}");
+    }
+    for foreign in [CUBIN, &[0xff; 5000], &[&[0xff; 5000][..], &[0; 1024]].concat()] {
+        fs::write(&bundle, foreign).unwrap();
+        assert!(two.import(&bundle).is_err());
+    }
+    assert!(matches!(two.import(&root.path().join("absent")), Err(JitError::File { action: "read", .. })));
+    assert_eq!(two.list().unwrap(), []);
+}

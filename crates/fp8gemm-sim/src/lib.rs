@@ -8,7 +8,8 @@
 //! |---|---|
 //! | [`tensor_core`] | what does one `wgmma` step give? Hopper, Ada, Blackwell and what-ifs |
 //! | [`Gemm`] | which bits does a whole kernel give, under a [`Policy`](fp8gemm_problem::Policy)? |
-//! | [`reference`] | what is the exact result? |
+//! | [`mod@reference`] | what is the exact result? |
+//! | [`attribution`] | which part of an error comes from quantisation, truncation, promotion, the cast? |
 //! | [`compare()`] | where do two outputs differ, and what does the difference look like? |
 //! | [`metrics`] | how large is an error: SNR, ULP, relative, bias, DeepGEMM's `calc_diff` |
 //!

@@ -4,6 +4,8 @@
 //! `cargo test --release -p fp8gemm-sim --test mutants -- --nocapture` shows the tables of
 //! `docs/src/mutants.md`.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::cases::Regime;

@@ -1,6 +1,8 @@
 //! Whole GEMMs on random problems: every path, policy, scale layout, output and epilogue against a
 //! naive reading of the specification, and the invariances that the documentation promises.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::cases::{Regime, normal, wide};

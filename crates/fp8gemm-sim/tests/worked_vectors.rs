@@ -4,6 +4,8 @@
 //! files). The rest are predictions that MMA-Sim 2.1.1 makes too, whose authors report equality
 //! with an H100; the recorded tiles of `recorded.rs` cover the same rules on our own H200.
 
+#![allow(clippy::unwrap_used)]
+
 use fp8gemm_sim::tensor_core::{InputFormat, TensorCore};
 
 const F32: TensorCore = TensorCore::HOPPER_FP8_F32;

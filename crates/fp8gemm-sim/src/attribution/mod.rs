@@ -161,8 +161,7 @@ impl<'a> Attribution<'a> {
         self
     }
 
-    /// The tensor core; Hopper FP8 unless set. At most 16 fraction bits at alignment, so that an
-    /// f32 can hold the sum of a step without rounding.
+    /// The tensor core; Hopper FP8 unless set.
     #[must_use]
     pub fn core(mut self, core: TensorCore) -> Self {
         self.core = core;
@@ -183,8 +182,7 @@ impl<'a> Attribution<'a> {
     ///
     /// # Errors
     /// What [`Gemm::check`] says; [`SimError::Shape`] where unquantised and quantised operands
-    /// differ in shape; [`SimError::NonFinite`] for an unquantised value that is NaN or infinite;
-    /// [`SimError::Core`] for more than 16 fraction bits.
+    /// differ in shape; [`SimError::NonFinite`] for an unquantised value that is NaN or infinite.
     pub fn check(&self) -> Result<(), SimError> {
         self.gemm().check()?;
         for (side, what, unquantized, quantized) in [
@@ -200,10 +198,6 @@ impl<'a> Attribution<'a> {
                 let rule = "the error of a result that is not finite has no parts";
                 return Err(SimError::NonFinite { side, row, column, value, rule });
             }
-        }
-        if self.core.fraction_bits > stages::MOST_FRACTION_BITS {
-            let rule = "error attribution knows the unrounded accumulator for at most 16";
-            return Err(SimError::Core { field: "fraction_bits", value: self.core.fraction_bits, rule });
         }
         Ok(())
     }

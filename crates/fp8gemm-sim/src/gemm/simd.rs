@@ -128,8 +128,8 @@ impl Kernel for Portable {
         for (row, panel) in row.iter().zip(panel) {
             let mut largest = [i16::MIN; 2 * LANES];
             for (a, b) in row.iter().zip(panel) {
-                for i in 0..2 * LANES {
-                    largest[i] = largest[i].max(a.exponent[i % 2] + b.exponent[i]);
+                for (i, largest) in largest.iter_mut().enumerate() {
+                    *largest = (*largest).max(a.exponent[i % 2] + b.exponent[i]);
                 }
             }
             let mut e = [0i32; LANES];
@@ -141,12 +141,12 @@ impl Kernel for Portable {
             }
             let mut sum = [0i32; 2 * LANES];
             for (a, b) in row.iter().zip(panel) {
-                for i in 0..2 * LANES {
+                for (i, sum) in sum.iter_mut().enumerate() {
                     // 15 already empties the largest magnitude; 31 keeps the power of two normal.
                     let shift = i32::from(largest[i] - (a.exponent[i % 2] + b.exponent[i])).min(31);
                     let magnitude = i32::from(a.magnitude[i % 2]) * i32::from(b.magnitude[i]);
                     let sign = i32::from(a.sign[i % 2] ^ b.sign[i]);
-                    sum[i] += ((magnitude * sign) as f32 * power_of_two(-shift)) as i32;
+                    *sum += ((magnitude * sign) as f32 * power_of_two(-shift)) as i32;
                 }
             }
             for lane in 0..LANES {
@@ -264,7 +264,7 @@ mod avx2 {
             let table: __m256i = cast(TABLE);
             let low_bytes: __m256i = cast(LOW_BYTES);
             let halves: [[f32; 8]; 2] = cast(*c);
-            let mut acc: [__m256; 2] = halves.map(|half| cast(half));
+            let mut acc: [__m256; 2] = halves.map(cast);
             for (row, panel) in row.iter().zip(panel) {
                 for (half, acc) in acc.iter_mut().enumerate() {
                     let part = |x: &[i16; 2 * LANES]| -> __m256i { cast(cast::<_, [[i16; 16]; 2]>(*x)[half]) };

@@ -42,6 +42,7 @@ pub mod mutants;
 mod step;
 
 pub use input::{InputFormat, Operand};
+pub(crate) use step::Exact;
 
 use crate::SimError;
 use crate::round::Rounding;

@@ -1,6 +1,6 @@
 //! The recorded hardware outputs of `vectors/`, read for the tests of this crate.
 
-#![allow(dead_code, unreachable_pub)] // each test binary uses its own part
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test binary uses its own part
 
 pub mod cases;
 pub mod naive;

@@ -128,6 +128,26 @@ fn unwritable_folder_falls_back_to_memory() {
     assert_eq!(fs::read(&file).unwrap(), b"");
 }
 
+/// Breaks if a kernel is lost when locks work but the entry cannot be put in place, as on a full
+/// disk; here a folder has its name.
+#[test]
+fn entries_that_cannot_be_stored_stay_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let in_the_way = folder.path().join(format!("{}.cubin", key(0)));
+    fs::create_dir(&in_the_way).unwrap();
+    fs::write(in_the_way.join("file"), "").unwrap();
+    let cache = Cache::at(folder.path());
+    let (events, ()) = Events::during(|| {
+        let cubin = cache.get_or_compile(&key(0), || compiled(CUBIN)).unwrap();
+        assert_eq!(&cubin[..], CUBIN);
+        assert!(Arc::ptr_eq(&cubin, &cache.get_or_compile(&key(0), never).unwrap()));
+    });
+    assert_eq!(events.warnings(), 1);
+    let mut names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, [in_the_way.file_name().unwrap(), "locks".as_ref()], "nothing temporary is left");
+}
+
 /// Breaks if an entry cannot be used where only reading is possible, e.g. in a container image:
 /// `locks` is a file here, so that no lock can be taken.
 #[test]

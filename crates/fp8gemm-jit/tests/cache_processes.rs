@@ -111,6 +111,8 @@ fn a_kill_while_writing_leaves_nothing_half_written() {
         child.wait().unwrap();
         if entry.exists() {
             println!("round {round}: the kill came after the rename");
+            let whole = Cache::at(&entries).get(&key(0)).expect("an entry that can be seen is whole");
+            assert!(*whole == *large());
             continue;
         }
         let (left, bytes) = temporary(&entries).expect("the file that was being written");

@@ -97,6 +97,10 @@ pub(crate) fn load<'f>(
     let b_name = args.weight.as_deref().map_or_else(|| args.b_tensor.clone(), weight_name);
     let a = Stored::find(Side::A, sources.a, &args.a_tensor, sources.scale_a)?;
     let b = Stored::find(Side::B, sources.b, &b_name, sources.scale_b)?;
+    if args.weight.is_some() && b.scales.is_none() && !b.tensor.ty().is_float() {
+        // A checkpoint is a pair: what is quantised has scales, here or in the shard of --scale-b.
+        b.file.require(&scale_name(&b_name)).in_file(b.file.path())?;
+    }
     if recipe.is_some() && !a.tensor.ty().is_float() && !b.tensor.ty().is_float() {
         return Err(CliError::Usage("--recipe has nothing to quantise: both operands are FP8 already".to_owned()));
     }

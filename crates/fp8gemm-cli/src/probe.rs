@@ -7,6 +7,7 @@
 
 use core::ffi::{c_char, c_int, c_uint};
 use core::fmt;
+use core::mem::ManuallyDrop;
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
@@ -172,7 +173,8 @@ impl<'lib> DriverApi<'lib> {
 /// # Errors
 /// [`NoDriver`], with the reason.
 pub fn driver() -> Result<Driver, NoDriver> {
-    let library = load(DRIVER).map_err(|_| NoDriver::NotFound { library: DRIVER })?;
+    // Never unloaded: a driver that was initialised may have threads and exit handlers.
+    let library = ManuallyDrop::new(load(DRIVER).map_err(|_| NoDriver::NotFound { library: DRIVER })?);
     let api = DriverApi::new(&library)?;
     let (cuda, count) = api.start()?;
     let devices = (0..count).map(|ordinal| api.describe(ordinal)).collect::<Result<_, _>>()?;

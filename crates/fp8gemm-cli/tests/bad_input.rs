@@ -255,6 +255,17 @@ fn failures_write_nothing() {
     bad(&same, &["--tensor x", "twice"]);
 }
 
+/// Breaks if two small files that ask for a D of terabytes end the process instead of the run.
+#[test]
+fn a_result_beyond_memory_is_refused() {
+    let folder = common::folder();
+    let long = |name: &str| tensor(name, Dtype::F8_E4M3, &[20_000_000, 1], vec![0; 20_000_000]);
+    save(&folder.path().join("in.safetensors"), &[long("a"), long("b")], &[]);
+    let gemm = ["gemm", "--a", "in.safetensors", "--b", "in.safetensors", "-o", "d.safetensors"];
+    fp8gemm(folder.path(), &gemm).refused(2, &["[20000000, 20000000]", "memory"]);
+    assert_eq!(names(folder.path()), ["in.safetensors"]);
+}
+
 /// Breaks if the hopper engine pretends, or its absence is not told apart from wrong input.
 #[test]
 fn missing_hardware_is_exit_code_3() {

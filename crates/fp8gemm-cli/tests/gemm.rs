@@ -140,6 +140,15 @@ fn deepseek_checkpoint() {
     assert!(read(&folder.join("d.safetensors"), "d") == read(&folder.join("f.safetensors"), "d"));
     let missing = [&gemm[..], &["--b", "fp8.safetensors", "--weight", "y", "-o", "g.safetensors"]].concat();
     fp8gemm(folder, &missing).refused(2, &["fp8.safetensors", "no tensor `y.weight`"]);
+    // Scales may be in another shard, but not nowhere.
+    let (_, _, weight) = read(&fp8, &name("weight"));
+    let (_, _, scales) = read(&fp8, &name("weight_scale_inv"));
+    save(&folder.join("w.safetensors"), &[tensor(&name("weight"), Dtype::F8_E4M3, &[200, 300], weight)], &[]);
+    save(&folder.join("s.safetensors"), &[tensor(&name("weight_scale_inv"), Dtype::F32, &[2, 3], scales)], &[]);
+    let shards = [&gemm[..], &["--b", "w.safetensors", "--weight", x, "-o", "h.safetensors"]].concat();
+    fp8gemm(folder, &shards).refused(2, &["w.safetensors", "up_proj.weight_scale_inv`"]);
+    ok(folder, &[&shards[..], &["--scale-b", "s.safetensors"]].concat());
+    assert!(read(&folder.join("d.safetensors"), "d") == read(&folder.join("h.safetensors"), "d"));
 }
 
 /// Breaks if operands, scales or D in `.npy` files, in either order, give other bits than the same

@@ -71,6 +71,7 @@ fn one_flipped_bit_is_found() {
             let text = fp8gemm(folder.path(), &["verify", "flipped.safetensors", "--policy", "promote128"]);
             assert_eq!(text.code, 1, "{context}");
             assert!(text.stdout.contains(&format!("row {row} column {column}: ")), "{}", text.stdout);
+            assert!(text.stdout.contains("DIFFERENT: promote128 does not give"), "{}", text.stdout);
         }
     }
 }

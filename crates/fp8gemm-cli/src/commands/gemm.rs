@@ -114,6 +114,7 @@ pub(crate) fn run(args: &GemmArgs, json: bool) -> Result<u8, CliError> {
         gemm = gemm.c(c.view());
     }
     gemm.check()?;
+    expect_memory(&gemm.problem())?;
     if args.engine.engine == Engine::Auto {
         // A note, whatever the log level.
         let _ = writeln!(io::stderr(), "note: engine auto is the CPU twin; this version has no GPU kernels");
@@ -146,6 +147,17 @@ pub(crate) fn run(args: &GemmArgs, json: bool) -> Result<u8, CliError> {
     report.head = head(&inputs, &problem, &report, speed(macs, time));
     print(json, &report, || report.text())?;
     Ok(SUCCESS)
+}
+
+/// Checks that D can be allocated: two small files may ask for terabytes, and a failed allocation
+/// ends the process.
+fn expect_memory(problem: &Problem) -> Result<(), CliError> {
+    let Problem { m, n, d, .. } = *problem;
+    let bytes = m.checked_mul(n).and_then(|elements| elements.checked_mul(d.size()));
+    if bytes.is_some_and(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok()) {
+        return Ok(());
+    }
+    Err(CliError::Usage(format!("D is [{m}, {n}] of type {d}, which does not fit into memory")))
 }
 
 fn head(inputs: &Inputs<'_>, problem: &Problem, report: &Report, speed: String) -> Vec<Vec<String>> {

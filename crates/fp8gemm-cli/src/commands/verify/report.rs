@@ -194,11 +194,13 @@ impl Report {
         let nearest = self.policies.iter().find(|report| Some(&report.policy) == self.nearest.as_ref());
         let Some(report) = nearest else { return text };
         let differ = if report.differing == 1 { "differs" } else { "differ" };
-        let whom = if self.policies.len() == 1 { "policy" } else { "no policy gives all bits; nearest is" };
+        let verdict = match self.policies.len() {
+            1 => format!("{} does not give the bits of d", report.policy),
+            _ => format!("no policy gives the bits of d; {} comes nearest", report.policy),
+        };
         text += &format!(
-            "{}: {whom} {}, where {} of {} {differ} ({speed}; {time} in all)\n",
+            "{}: {verdict}: {} of {} {differ} ({speed}; {time} in all)\n",
             bad("DIFFERENT"),
-            report.policy,
             grouped(report.differing as u64),
             count(elements, "element"),
         );

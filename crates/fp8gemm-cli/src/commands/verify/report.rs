@@ -195,11 +195,11 @@ impl Report {
         let Some(report) = nearest else { return text };
         let differ = if report.differing == 1 { "differs" } else { "differ" };
         let verdict = match self.policies.len() {
-            1 => format!("{} does not give the bits of d", report.policy),
-            _ => format!("no policy gives the bits of d; {} comes nearest", report.policy),
+            1 => format!("{} does not give the bits of d:", report.policy),
+            _ => format!("no policy gives all bits; nearest is {}, where", report.policy),
         };
         text += &format!(
-            "{}: {verdict}: {} of {} {differ} ({speed}; {time} in all)\n",
+            "{}: {verdict} {} of {} {differ} ({speed}; {time} in all)\n",
             bad("DIFFERENT"),
             grouped(report.differing as u64),
             count(elements, "element"),

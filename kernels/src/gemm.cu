@@ -25,7 +25,7 @@ constexpr u32 THREADS = MATH_THREADS + 128;
 // where one 128x128 scale of B ends and the next begins.
 constexpr u32 gcd(u32 a, u32 b) { return b == 0 ? a : gcd(b, a % b); }
 constexpr u32 BOUNDARY = SCALES == SCALES_1D2D ? gcd(BLOCK_N, 128) : 128;
-constexpr u32 SCALES_B = SCALES == SCALES_1D2D ? (128 - BOUNDARY + BLOCK_N + 127) / 128 : 1;
+static_assert(SCALES_B == (SCALES == SCALES_1D2D ? (128 - BOUNDARY + BLOCK_N + 127) / 128 : 1), "scales of B in a tile");
 
 // Shared memory, from a 1024-byte boundary. Operands first: their swizzle repeats every 1024 bytes.
 // D is kept in atoms of 64 rows and 128 bytes, the widest box that TMA swizzles.

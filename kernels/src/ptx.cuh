@@ -11,6 +11,11 @@ struct alignas(128) TensorMap {
 };
 
 #define DEVICE static __device__ __forceinline__
+#define MEMBER __device__ __forceinline__
+
+// Values of the constants SCALES, OUTPUT and C.
+constexpr u32 SCALES_1D2D = 0, SCALES_1D1D = 1, SCALES_AT_END = 2;
+constexpr u32 OUTPUT_BF16 = 0, OUTPUT_F16 = 1, OUTPUT_F32 = 2, OUTPUT_NONE = 3;
 
 // ---- mbarriers -------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::config::KernelConfig;
 use crate::cubin::Architecture;
 use crate::nvrtc::Attempts;
 use crate::report::Defect;
@@ -102,6 +103,29 @@ pub enum JitError {
         /// The rule it breaks.
         reason: String,
     },
+    /// A kernel configuration that cannot be.
+    #[error("configuration {config}: {field} is {value}, but {rule}")]
+    Config {
+        /// The configuration.
+        config: KernelConfig,
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: u32,
+        /// The rule it breaks.
+        rule: &'static str,
+    },
+    /// A problem that no kernel here computes.
+    #[error("no kernel computes {problem}: {rule}")]
+    Unsupported {
+        /// The problem.
+        problem: String,
+        /// Why not, and what to do.
+        rule: String,
+    },
+    /// The problem itself is not legal.
+    #[error(transparent)]
+    Problem(#[from] fp8gemm_problem::ProblemError),
     /// Text that is not the key of a cache entry.
     #[error("cache key {text:?}: expected 64 lower-case hexadecimal digits")]
     Key {

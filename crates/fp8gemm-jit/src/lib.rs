@@ -2,6 +2,8 @@
 //!
 //! | item | what it does |
 //! |---|---|
+//! | [`KernelConfig`] | the constants of one kernel, and its source |
+//! | [`choose`] | picks a configuration for a problem and a GPU, and says why |
 //! | [`Nvrtc`] | finds and loads NVIDIA's run-time compiler, and compiles a source for `sm_90a` |
 //! | [`Report`] | reads what ptxas says: registers, stack, spills, serialised `wgmma`; rejects bad kernels |
 //! | [`Cubin`] | reads machine code: architecture, kernels, sizes |
@@ -28,15 +30,21 @@
 #![deny(unsafe_code)]
 
 mod cache;
+mod choose;
 mod compiler;
+mod config;
 mod cubin;
 mod error;
 mod nvrtc;
 mod report;
+mod source;
 
 pub use cache::{CACHE_VARIABLE, Cache, Cleared, Imported, Key, Listed, Metadata, cache_root};
+pub use choose::{Choice, Estimate, choose};
 pub use compiler::{Checked, Compiler, Unit, compile_checked};
+pub use config::{Accumulation, KernelConfig, KernelScales, SHARED_LIMIT};
 pub use cubin::{Architecture, Cubin, CubinKernel};
 pub use error::JitError;
 pub use nvrtc::{Attempt, Attempts, BASE_OPTIONS, Compiled, NVRTC_VARIABLE, Nvrtc, Place};
 pub use report::{Defect, FunctionReport, KernelReport, LocalMemory, Remark, Report};
+pub use source::KERNEL;

@@ -185,7 +185,7 @@ impl Report {
                     compile_time: draft.compile_time,
                 })
             })
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<_, JitError>>()?;
         Ok(Self { kernels, functions, remarks, warnings })
     }
 

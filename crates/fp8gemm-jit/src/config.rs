@@ -1,0 +1,237 @@
+//! One compiled kernel's configuration: what the constants at the top of its source say.
+
+use core::fmt;
+
+use fp8gemm_problem::{OperandType, OutputType};
+
+use crate::JitError;
+
+/// Shared memory that one CTA of a Hopper GPU can have, in bytes.
+pub const SHARED_LIMIT: u32 = 232_448;
+
+/// Elements of K in a block: 128 bytes of FP8, the width that TMA swizzles.
+const BLOCK_K: u32 = 128;
+
+/// How scales reach the accumulators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KernelScales {
+    /// A 1x128, B 128x128: `acc = fma(fl(sa * sb), x, acc)` for each 128 of K.
+    Block1d2d,
+    /// 1x128 on both sides: the same with a scale for each column.
+    Block1d1d,
+    /// Row or tensor scales: `fl(fl(sa * sb) * acc)` after all of K.
+    AtEnd,
+}
+
+/// How products are accumulated over K.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Accumulation {
+    /// A tensor-core chain for each 128 of K, promoted to f32.
+    Promote128,
+    /// One tensor-core chain over all of K; only with [`KernelScales::AtEnd`].
+    Chain,
+}
+
+/// Everything that is a constant in one compiled kernel. No field changes a bit of the result
+/// beyond what [`KernelScales`], [`Accumulation`] and the types say: tiles, stages, clusters and
+/// raster are free choices.
+///
+/// Prints as one word for lists and logs, e.g. `e4m3_e4m3_1d2d_bf16_256x128_s3_k128_g16`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KernelConfig {
+    /// Element type of A.
+    pub a: OperandType,
+    /// Element type of B.
+    pub b: OperandType,
+    /// How scales are applied.
+    pub scales: KernelScales,
+    /// How products are accumulated.
+    pub accumulation: Accumulation,
+    /// Element type of D.
+    pub output: OutputType,
+    /// Element type of C, where the epilogue reads one.
+    pub c: Option<OutputType>,
+    /// Rows of an output tile: 128 or 256 (one or two 64-row waves for each of two warpgroups).
+    pub block_m: u32,
+    /// Columns of an output tile: a multiple of 16, at most 256.
+    pub block_n: u32,
+    /// Depth of the ring of operand blocks in shared memory.
+    pub stages: u32,
+    /// CTAs that share their rows of A by TMA multicast: 1 or 2.
+    pub cluster: u32,
+    /// Rows of tiles that are walked together for the sake of the L2 cache.
+    pub group: u32,
+    /// Blocks of K for which 128x128 scales of B fit into shared memory (only
+    /// [`KernelScales::Block1d2d`]).
+    pub max_k_blocks: u32,
+}
+
+impl KernelConfig {
+    /// Math warpgroups; each has its own 64-row waves of the tile.
+    pub const MATH_GROUPS: u32 = 2;
+
+    /// Threads of a CTA: the math warpgroups and one that loads.
+    pub const fn threads(&self) -> u32 {
+        128 * (Self::MATH_GROUPS + 1)
+    }
+
+    /// Registers of a math thread and of a loading one (`setmaxnreg`): together at most 65,536.
+    pub const fn registers(&self) -> (u32, u32) {
+        (232, 40)
+    }
+
+    /// Columns of D in one 128-byte line of its staging buffer.
+    pub(crate) const fn store_columns(&self) -> u32 {
+        128 / self.output.size() as u32
+    }
+
+    /// Dynamic shared memory, in bytes: the same sum that the kernel makes (it asserts that).
+    pub fn shared_bytes(&self) -> u32 {
+        let stage = BLOCK_K * (self.block_m + self.block_n)
+            + if self.scales == KernelScales::AtEnd { 0 } else { 4 * self.block_m }
+            + if self.scales == KernelScales::Block1d1d { (4 * self.block_n).next_multiple_of(128) } else { 0 };
+        let d = self.block_m / 64 * self.block_n.div_ceil(self.store_columns()) * 64 * 128;
+        let slots = if self.scales == KernelScales::Block1d2d { 8 * self.scales_b() * self.max_k_blocks } else { 0 };
+        let barriers = 8 * (2 * self.stages + 4);
+        // The kernel aligns its start to 1,024 bytes itself.
+        self.stages * stage + d + slots + barriers + 1024
+    }
+
+    /// 128x128 scales of B that a tile can touch in one block of K.
+    pub(crate) fn scales_b(&self) -> u32 {
+        if self.scales != KernelScales::Block1d2d {
+            return 1;
+        }
+        (128 - self.boundary() + self.block_n).div_ceil(128)
+    }
+
+    /// The places in a tile where a 128x128 scale of B can end are multiples of this; the kernel is
+    /// compiled once for each.
+    fn boundary(&self) -> u32 {
+        1 << self.block_n.trailing_zeros().min(7)
+    }
+
+    /// Checks the rules that the kernel's source asserts, with the numbers named.
+    ///
+    /// # Errors
+    /// [`JitError::Config`].
+    pub fn check(&self) -> Result<(), JitError> {
+        let fail = |field, value, rule| Err(JitError::Config { config: *self, field, value, rule });
+        if !matches!(self.block_m, 128 | 256) {
+            return fail("block_m", self.block_m, "it must be 128 or 256");
+        }
+        if self.block_n == 0 || self.block_n % 16 != 0 || self.block_n > 256 {
+            return fail("block_n", self.block_n, "it must be a multiple of 16 from 16 to 256");
+        }
+        if !(2..=16).contains(&self.stages) {
+            return fail("stages", self.stages, "it must be 2 to 16");
+        }
+        if !matches!(self.cluster, 1 | 2) {
+            return fail("cluster", self.cluster, "it must be 1 or 2");
+        }
+        if self.group == 0 {
+            return fail("group", self.group, "it must be at least 1");
+        }
+        if self.scales == KernelScales::Block1d2d && self.max_k_blocks == 0 {
+            return fail("max_k_blocks", 0, "it must be at least 1");
+        }
+        if self.accumulation == Accumulation::Chain && self.scales != KernelScales::AtEnd {
+            return fail("accumulation", 0, "block scales need promotion every 128 of K");
+        }
+        if self.shared_bytes() > SHARED_LIMIT {
+            return fail("shared memory", self.shared_bytes(), "a CTA has at most 232448 bytes");
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for KernelScales {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Block1d2d => "1d2d",
+            Self::Block1d1d => "1d1d",
+            Self::AtEnd => "end",
+        })
+    }
+}
+
+impl fmt::Display for KernelConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}_{}_{}", self.a, self.b, self.scales)?;
+        if self.accumulation == Accumulation::Chain {
+            write!(f, "_chain")?;
+        }
+        write!(f, "_{}", self.output)?;
+        if let Some(c) = self.c {
+            write!(f, "_c{c}")?;
+        }
+        write!(f, "_{}x{}_s{}", self.block_m, self.block_n, self.stages)?;
+        if self.cluster > 1 {
+            write!(f, "_x{}", self.cluster)?;
+        }
+        if self.scales == KernelScales::Block1d2d {
+            write!(f, "_k{}", self.max_k_blocks)?;
+        }
+        write!(f, "_g{}", self.group)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) const LARGE: KernelConfig = KernelConfig {
+        a: OperandType::E4m3,
+        b: OperandType::E4m3,
+        scales: KernelScales::Block1d2d,
+        accumulation: Accumulation::Promote128,
+        output: OutputType::Bf16,
+        c: None,
+        block_m: 256,
+        block_n: 128,
+        stages: 3,
+        cluster: 1,
+        group: 16,
+        max_k_blocks: 128,
+    };
+
+    /// Breaks if two configurations share a name (the cache lists them by it) or a name changes
+    /// silently.
+    #[test]
+    fn names_tell_configurations_apart() {
+        assert_eq!(LARGE.to_string(), "e4m3_e4m3_1d2d_bf16_256x128_s3_k128_g16");
+        let end = KernelConfig {
+            scales: KernelScales::AtEnd,
+            accumulation: Accumulation::Chain,
+            c: Some(OutputType::F32),
+            cluster: 2,
+            ..LARGE
+        };
+        assert_eq!(end.to_string(), "e4m3_e4m3_end_chain_bf16_cf32_256x128_s3_x2_g16");
+    }
+
+    /// Breaks if the host asks for another amount of shared memory than the kernel lays out; the
+    /// numbers are those of kernels that ran on an H200.
+    #[test]
+    fn shared_memory_is_the_kernels() {
+        assert_eq!(LARGE.shared_bytes(), 218_192);
+        assert_eq!(KernelConfig { block_m: 128, stages: 5, ..LARGE }.shared_bytes(), 201_328);
+        assert_eq!(KernelConfig { block_m: 128, block_n: 192, stages: 4, ..LARGE }.shared_bytes(), 218_208);
+    }
+
+    /// Breaks if an impossible configuration reaches the compiler, whose messages help nobody.
+    #[test]
+    fn impossible_configurations_are_named() {
+        assert!(LARGE.check().is_ok());
+        for bad in [
+            KernelConfig { block_m: 64, ..LARGE },
+            KernelConfig { block_n: 120, ..LARGE },
+            KernelConfig { block_n: 272, ..LARGE },
+            KernelConfig { stages: 4, ..LARGE },
+            KernelConfig { cluster: 3, ..LARGE },
+            KernelConfig { accumulation: Accumulation::Chain, ..LARGE },
+        ] {
+            assert!(matches!(bad.check(), Err(JitError::Config { .. })), "{bad}");
+        }
+    }
+}

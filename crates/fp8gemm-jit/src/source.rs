@@ -1,0 +1,119 @@
+//! A configuration's source: its constants, its `wgmma`, then the kernel's text.
+
+use core::fmt::Write;
+
+use fp8gemm_problem::OutputType;
+
+use crate::config::{Accumulation, KernelConfig, KernelScales};
+
+/// The kernel's symbol, the same in every configuration.
+pub const KERNEL: &str = "fp8gemm";
+
+impl KernelConfig {
+    /// The whole translation unit. The same configuration always gives the same bytes, so that they
+    /// can be a cache key.
+    pub fn source(&self) -> String {
+        let mut text = format!("// fp8gemm {self}\n");
+        text.push_str(fp8gemm_kernels::PTX);
+        text.push_str(&self.constants());
+        text.push_str(&self.wgmma());
+        text.push_str(fp8gemm_kernels::GEMM);
+        text
+    }
+
+    fn constants(&self) -> String {
+        let (math, producer) = self.registers();
+        let scales = match self.scales {
+            KernelScales::Block1d2d => "SCALES_1D2D",
+            KernelScales::Block1d1d => "SCALES_1D1D",
+            KernelScales::AtEnd => "SCALES_AT_END",
+        };
+        let output = |ty| match ty {
+            Some(OutputType::Bf16) => "OUTPUT_BF16",
+            Some(OutputType::F16) => "OUTPUT_F16",
+            Some(OutputType::F32) => "OUTPUT_F32",
+            None => "OUTPUT_NONE",
+        };
+        let values: [(&str, &dyn core::fmt::Display); 15] = [
+            ("SCALES", &scales),
+            ("CHAIN", &(self.accumulation == Accumulation::Chain)),
+            ("OUTPUT", &output(Some(self.output))),
+            ("C", &output(self.c)),
+            ("BLOCK_M", &self.block_m),
+            ("BLOCK_N", &self.block_n),
+            ("STAGES", &self.stages),
+            ("CLUSTER", &self.cluster),
+            ("GROUP", &self.group),
+            ("MAX_K_BLOCKS", &self.max_k_blocks),
+            ("MATH_GROUPS", &Self::MATH_GROUPS),
+            ("MATH_REGISTERS", &math),
+            ("PRODUCER_REGISTERS", &producer),
+            ("SCALES_B", &self.scales_b()),
+            ("SHARED_BYTES_EXPECTED", &self.shared_bytes()),
+        ];
+        let mut text = String::from("\n// ---- this configuration ----\n\n");
+        for (name, value) in values {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "constexpr u32 {name} = {value};");
+        }
+        text
+    }
+
+    /// The one `wgmma` shape of this kernel, with its accumulators as named registers: PTX has no
+    /// arrays. Descriptors are passed by their low words; the high word is the same for all
+    /// (1,024 bytes between groups of 8 rows, 128-byte swizzle).
+    fn wgmma(&self) -> String {
+        let registers = self.block_n / 2;
+        let list = |item: &dyn Fn(u32) -> String| (0..registers).map(item).collect::<Vec<_>>().join(", ");
+        let outputs = list(&|i| format!("%{i}"));
+        let operands = list(&|i| format!("\"+f\"(d[{i}])"));
+        let (a, b, accumulate) = (registers, registers + 1, registers + 2);
+        format!(
+            r#"
+// The low word of a shared-memory descriptor; addresses fit its 14 bits of 16-byte units.
+DEVICE u32 descriptor(u32 address) {{ return (address & 0x3FFFF) >> 4 | 1 << 16; }}
+
+// d = A B^T (+ d): 64 rows, {n} columns, 32 of K.
+DEVICE void wgmma(float (&d)[{registers}], u32 a, u32 b, bool accumulate) {{
+    asm volatile(
+        "{{ .reg .pred p; .reg .b64 da, db; .reg .b32 high;"
+        " setp.ne.b32 p, %{accumulate}, 0;"
+        " mov.b32 high, 0x40000040; mov.b64 da, {{%{a}, high}}; mov.b64 db, {{%{b}, high}};"
+        " wgmma.mma_async.sync.aligned.m64n{n}k32.f32.{ta}.{tb} {{{outputs}}}, da, db, p, 1, 1; }}"
+        : {operands}
+        : "r"(a), "r"(b), "r"(u32(accumulate)));
+}}
+
+// ---- the kernel ----
+
+"#,
+            n = self.block_n,
+            ta = self.a,
+            tb = self.b,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::LARGE;
+
+    /// Breaks if a constant that the kernel needs is not written, or is written twice.
+    #[test]
+    fn constants_stand_once() {
+        let source = LARGE.source();
+        for name in ["SCALES", "BLOCK_M", "BLOCK_N", "STAGES", "CLUSTER", "SHARED_BYTES_EXPECTED"] {
+            assert_eq!(source.matches(&format!("constexpr u32 {name} = ")).count(), 1, "{name}");
+        }
+        assert!(source.contains("m64n128k32.f32.e4m3.e4m3"));
+        assert!(!source.contains("#include"), "the kernels are header-free");
+    }
+
+    /// Breaks if equal configurations give different texts: every start would compile anew.
+    #[test]
+    fn the_text_is_deterministic() {
+        assert_eq!(LARGE.source(), LARGE.source());
+        assert_ne!(LARGE.source(), KernelConfig { group: 8, ..LARGE }.source());
+    }
+}

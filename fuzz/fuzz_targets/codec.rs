@@ -10,10 +10,10 @@
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use fp8gemm_formats::{E4m3, E8m0, E8m0Rounding, Fp8Format, Overflow, Rounding, convert};
-use fp8gemm_fuzz::input::{f32_value, f64_value};
+use fp8gemm_fuzz::input::{f32_value, f64_value, mutate_or_renew};
 use fp8gemm_fuzz::oracle::{self, Grid};
 use half::{bf16, f16};
-use libfuzzer_sys::fuzz_target;
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 
 #[derive(Debug)]
 struct Case {
@@ -101,6 +101,10 @@ fn decode(case: &Case) {
         }
     }
 }
+
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    mutate_or_renew(data, size, max_size, seed)
+});
 
 fuzz_target!(|case: Case| {
     let Case { format, rounding, overflow, .. } = case;

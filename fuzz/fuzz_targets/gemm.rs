@@ -13,11 +13,11 @@ use std::sync::OnceLock;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use fp8gemm_formats::ScaledMatrix;
-use fp8gemm_fuzz::input::{f32_value, pool, scramble};
+use fp8gemm_fuzz::input::{f32_value, mutate_or_renew, pool, scramble};
 use fp8gemm_fuzz::oracle;
 use fp8gemm_problem::{Epilogue, OperandType, OutputType, Policy, ScaleLayout};
 use fp8gemm_sim::{Gemm, Matrix, MatrixView, Path, SimError};
-use libfuzzer_sys::fuzz_target;
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use ndarray::{Array2, ShapeBuilder};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -35,19 +35,11 @@ impl<'a> Arbitrary<'a> for Case {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         let (m, n) = (u.int_in_range(0..=20)?, u.int_in_range(0..=36)?);
         // Around the step, the promotion interval and the chunk, or anything.
-        let k = match u.int_in_range(0..=3)? {
+        let k = match u.int_in_range(0..=4)? {
             0 => u.int_in_range(0..=40)?,
+            2 => 128 * u.int_in_range(0..=5)? + u.int_in_range(0..=33)?,
             1 => *u.choose(&[31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 384])?,
             _ => u.int_in_range(0..=400)?,
-        };
-        let policy = match u.int_in_range(0..=7)? {
-            0 | 1 => Policy::PROMOTE_128,
-            2 => Policy::Chain,
-            3 => Policy::Cutlass128,
-            4 => Policy::Promote { every: 32 * u.int_in_range(0..=12)? },
-            5 => Policy::Promote { every: *u.choose(&[32, 64])? },
-            6 => Policy::Split { parts: u.int_in_range(0..=5)? },
-            _ => Policy::Split { parts: u.arbitrary()? },
         };
         let epilogue = match u.int_in_range(0..=3)? {
             0 => Epilogue::IDENTITY,
@@ -56,6 +48,14 @@ impl<'a> Arbitrary<'a> for Case {
         };
         let a = operand(u, m, k)?;
         let b = operand(u, n, k)?;
+        let mut policy = policy(u)?;
+        // Illegal pairs are soon tried out.
+        for _ in 0..8 {
+            if policy.check(a.layout(), b.layout()).is_ok() {
+                break;
+            }
+            policy = self::policy(u)?;
+        }
         let c = if u.arbitrary()? {
             let seed = u.arbitrary()?;
             let values = pool(u, 8, f32_value)?;
@@ -64,8 +64,22 @@ impl<'a> Arbitrary<'a> for Case {
         } else {
             None
         };
-        Ok(Self { a, b, c, policy, epilogue, output: *u.choose(&OutputType::ALL)? })
+        // f32 hides nothing.
+        let output = if u.arbitrary()? { OutputType::F32 } else { *u.choose(&OutputType::ALL)? };
+        Ok(Self { a, b, c, policy, epilogue, output })
     }
+}
+
+fn policy(u: &mut Unstructured<'_>) -> Result<Policy> {
+    Ok(match u.int_in_range(0..=7)? {
+        0 => Policy::PROMOTE_128,
+        1 => Policy::Chain,
+        2 => Policy::Cutlass128,
+        3 => Policy::Promote { every: 32 * u.int_in_range(0..=12)? },
+        4 => Policy::Promote { every: *u.choose(&[32, 64])? },
+        5 | 6 => Policy::Split { parts: u.int_in_range(0..=5)? },
+        _ => Policy::Split { parts: u.arbitrary()? },
+    })
 }
 
 fn operand(u: &mut Unstructured<'_>, rows: usize, k: usize) -> Result<ScaledMatrix> {
@@ -88,7 +102,14 @@ fn operand(u: &mut Unstructured<'_>, rows: usize, k: usize) -> Result<ScaledMatr
         };
         Ok(if finite || special { code } else { code & 0x83 })
     })?;
-    let scales = pool(u, 12, |u| if u.arbitrary()? { f32_value(u) } else { Ok(u.arbitrary::<u16>()?.into()) })?;
+    // Any bits, or an ordinary scale with all of its 24 bits.
+    let scales = pool(u, 12, |u| {
+        if u.ratio(1, 4)? {
+            return f32_value(u);
+        }
+        let bits: u32 = u.arbitrary()?;
+        Ok(f32::from_bits((120 + (bits >> 23) % 16) << 23 | bits & 0x7F_FFFF))
+    })?;
     // Row-major or column-major codes: views may have any strides.
     let shape = (rows, k).set_f(u.arbitrary()?);
     let codes = Array2::from_shape_fn(shape, |(r, c)| codes[scramble(seed, r, c) % codes.len()]);
@@ -105,6 +126,10 @@ fn three_threads() -> &'static ThreadPool {
 fn bits(matrix: &MatrixView<'_>) -> Array2<u32> {
     Array2::from_shape_fn(matrix.dim(), |(row, column)| matrix.bits(row, column))
 }
+
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    mutate_or_renew(data, size, max_size, seed)
+});
 
 fuzz_target!(|case: Case| {
     let mut gemm =

@@ -18,8 +18,11 @@ use libfuzzer_sys::fuzz_target;
 
 #[derive(Debug)]
 struct Case {
-    text: String,
     problem: Problem,
+    quantizer: Quantizer,
+    /// A character to put into the text of a value, and where.
+    edit: (char, usize),
+    text: String,
 }
 
 impl<'a> Arbitrary<'a> for Case {
@@ -45,7 +48,12 @@ impl<'a> Arbitrary<'a> for Case {
             },
             epilogue: Epilogue { alpha: u.arbitrary()?, beta: u.arbitrary()? },
         };
-        Ok(Self { problem, text: String::from_utf8_lossy(u.take_rest_bytes()?).into_owned() })
+        let recipe = *u.choose(&Recipe::ALL)?;
+        let quantizer = Quantizer::new(recipe).with_layout(*u.choose(recipe.layouts())?).with_ty(problem.a.ty);
+        let character =
+            if u.arbitrary()? { *u.choose(&['0', '1', '+', '-', ' ', 'x', ':', '='])? } else { u.arbitrary()? };
+        let edit = (character, u.int_in_range(0..=100)?);
+        Ok(Self { problem, quantizer, edit, text: String::from_utf8_lossy(u.take_rest_bytes()?).into_owned() })
     }
 }
 
@@ -84,27 +92,38 @@ fn stable_problem(problem: &Problem) {
     assert_eq!(again.check().is_ok(), problem.check().is_ok());
 }
 
+/// Everything that has a text, from one text.
+fn parse_all(text: &str) {
+    exact::<Policy>(text);
+    exact::<ScaleLayout>(text);
+    exact::<OperandType>(text);
+    exact::<OutputType>(text);
+    exact::<OperandSpec>(text);
+    exact::<Recipe>(text);
+    exact::<Fp8Format>(text);
+    exact::<AmaxAlgorithm>(text);
+    match text.parse::<Quantizer>() {
+        Ok(quantizer) => {
+            assert!(quantizer.to_string().starts_with(text));
+            stable(&quantizer);
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+    match text.parse::<Problem>() {
+        Ok(problem) => stable_problem(&problem),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
 fuzz_target!(|case: Case| {
-    for text in case.text.split('\n').take(8) {
-        exact::<Policy>(text);
-        exact::<ScaleLayout>(text);
-        exact::<OperandType>(text);
-        exact::<OutputType>(text);
-        exact::<OperandSpec>(text);
-        exact::<Recipe>(text);
-        exact::<Fp8Format>(text);
-        exact::<AmaxAlgorithm>(text);
-        match text.parse::<Quantizer>() {
-            Ok(quantizer) => {
-                assert!(quantizer.to_string().starts_with(text));
-                stable(&quantizer);
-            }
-            Err(error) => assert!(!error.to_string().is_empty()),
-        }
-        match text.parse::<Problem>() {
-            Ok(problem) => stable_problem(&problem),
-            Err(error) => assert!(!error.to_string().is_empty()),
-        }
+    case.text.split('\n').take(4).for_each(parse_all);
+    stable(&case.quantizer);
+    stable(&case.problem.a);
+    let (character, place) = case.edit;
+    for mut text in [case.problem.policy.to_string(), case.quantizer.to_string(), case.problem.to_string()] {
+        // All texts are ASCII, so every place is between characters.
+        text.insert(place % (text.len() + 1), character);
+        parse_all(&text);
     }
     let problem = &case.problem;
     let parameter_fault = matches!(problem.check(), Err(ProblemError::PolicyParameter { .. }));

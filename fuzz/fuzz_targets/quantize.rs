@@ -16,11 +16,11 @@ use std::sync::OnceLock;
 use arbitrary::{Arbitrary, Result, Unstructured};
 use fp8gemm_formats::quantize::{Applied, Element, Recipe, quantize};
 use fp8gemm_formats::{FormatError, Fp8Format, Overflow, Rounding, ScaledMatrix};
-use fp8gemm_fuzz::input::{f32_value, pool, scramble};
+use fp8gemm_fuzz::input::{f32_value, mutate_or_renew, pool, scramble};
 use fp8gemm_fuzz::oracle::Grid;
 use fp8gemm_problem::{OperandType, ScaleLayout};
 use half::{bf16, f16};
-use libfuzzer_sys::fuzz_target;
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use ndarray::{Array2, ArrayView2, ShapeBuilder, s};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -194,6 +194,10 @@ fn check_bound(recipe: Recipe, ty: OperandType, x: f32, amax: f32, stored: f32, 
     let bound = x.abs() * (unit + rounding) + scale * (smallest + through_f16) + excess;
     assert!((x - value).abs() <= bound, "{value:e} for {x:e} with scale {scale:e}: more than {bound:e} away");
 }
+
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    mutate_or_renew(data, size, max_size, seed)
+});
 
 fuzz_target!(|case: Case| {
     let steps = s![..;case.steps.0, ..;case.steps.1];

@@ -164,10 +164,11 @@ fn step(a: impl Iterator<Item = Term> + Clone, b: impl Iterator<Item = Term> + C
     let Some(top) = terms.clone().filter(|term| term.value != 0.0).map(|term| term.exponent).max() else {
         return 0.0;
     };
-    let unit = 2f64.powi(top - 13);
-    let sum: f64 = terms.map(|term| (term.value / unit).trunc()).sum();
+    // 2^(13 - top): what is left of the point is kept, the conversion cuts toward zero.
+    let scale = f64::from_bits(((1023 + 13 - top) as u64) << 52);
+    let sum: i64 = terms.map(|term| (term.value * scale) as i64).sum();
     // At most 21 bits on a grid of 2^-139: exact in f32, of which 13 fraction bits are kept.
-    f32::from_bits(((sum * unit) as f32 + 0.0).to_bits() & !0x3FF)
+    f32::from_bits(((sum as f64 / scale) as f32).to_bits() & !0x3FF)
 }
 
 /// A whole GEMM by the table of `Policy` and the three lines of `Epilogue`: the bits of D, 16-bit

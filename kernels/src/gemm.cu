@@ -21,11 +21,12 @@ constexpr u32 WAVES = BLOCK_M / (64 * MATH_GROUPS);
 constexpr u32 MATH_THREADS = 128 * MATH_GROUPS;
 constexpr u32 THREADS = MATH_THREADS + 128;
 
-// A tile's first column, modulo 128, is a multiple of BOUNDARY; so are the places inside a tile
-// where one 128x128 scale of B ends and the next begins.
+// Tiles start, and 128x128 scales of B end, at multiples of this many columns: columns of one such
+// group share a scale. The scale warp spreads the scales out to groups, so that one loop serves
+// every place at which a scale can end inside a tile.
 constexpr u32 gcd(u32 a, u32 b) { return b == 0 ? a : gcd(b, a % b); }
-constexpr u32 BOUNDARY = SCALES == SCALES_1D2D ? gcd(BLOCK_N, 128) : 128;
-static_assert(SCALES_B == (SCALES == SCALES_1D2D ? (128 - BOUNDARY + BLOCK_N + 127) / 128 : 1), "scales of B in a tile");
+constexpr u32 GROUP_COLUMNS = gcd(BLOCK_N, 128);
+static_assert(SCALES_B == (SCALES == SCALES_1D2D ? BLOCK_N / GROUP_COLUMNS : 1), "groups of columns in a tile");
 
 // Shared memory, from a 1024-byte boundary. Operands first: their swizzle repeats every 1024 bytes.
 // D is kept in atoms of 64 rows and 128 bytes, the widest box that TMA swizzles.
@@ -126,20 +127,12 @@ struct Math {
 
 using Accumulator = float[BLOCK_N / 2];
 
-// 1D2D. OFFSET is the tile's first column modulo 128: a constant, since choosing the scale of each
-// column at run time costs 6 % of the whole kernel.
-template <u32 OFFSET>
-DEVICE void promote(Accumulator& acc, const Accumulator& chain, float sa_low, float sa_high, const float (&sb)[SCALES_B]) {
-    float low[SCALES_B], high[SCALES_B];
-    #pragma unroll
-    for (u32 i = 0; i < SCALES_B; i++) {
-        low[i] = __fmul_rn(sa_low, sb[i]);
-        high[i] = __fmul_rn(sa_high, sb[i]);
-    }
+// 1D2D: the columns of a group share a scale.
+DEVICE void promote(Accumulator& acc, const Accumulator& chain, const float (&low)[SCALES_B], const float (&high)[SCALES_B]) {
     #pragma unroll
     for (u32 i = 0; i < BLOCK_N / 2; i++) {
-        u32 scale = (OFFSET + i / 4 * 8) / 128;
-        acc[i] = __fmaf_rn(i % 4 < 2 ? low[scale] : high[scale], chain[i], acc[i]);
+        u32 group = i / 4 * 8 / GROUP_COLUMNS;
+        acc[i] = __fmaf_rn(i % 4 < 2 ? low[group] : high[group], chain[i], acc[i]);
     }
 }
 
@@ -153,7 +146,6 @@ DEVICE void promote(Accumulator& acc, const Accumulator& chain, float sa_low, fl
 }
 
 // All of K of one tile. Stages are unrolled, so that their addresses are immediates.
-template <u32 OFFSET>
 DEVICE void main_loop(Math& math, Accumulator (&acc)[WAVES], u32 k_blocks, u32 slot, u32 rank) {
     const Shared& shared = math.shared;
     u32 descriptor_a = descriptor(shared.a(0) + math.wave_row(0) * BLOCK_K);
@@ -196,6 +188,15 @@ DEVICE void main_loop(Math& math, Accumulator (&acc)[WAVES], u32 k_blocks, u32 s
                           descriptor_b + (stage * BYTES_B + step * 32) / 16, step > 0 || (CHAIN && block > 0));
                 }
                 wgmma_commit();
+                // In the shadow of the tensor cores.
+                float low[SCALES_B], high[SCALES_B];
+                if constexpr (SCALES == SCALES_1D2D) {
+                    #pragma unroll
+                    for (u32 i = 0; i < SCALES_B; i++) {
+                        low[i] = __fmul_rn(sa_low, slot_b[i]);
+                        high[i] = __fmul_rn(sa_high, slot_b[i]);
+                    }
+                }
                 wgmma_wait();
                 if (wave + 1 == WAVES) {
                     if (math.lane == 0) {
@@ -207,7 +208,7 @@ DEVICE void main_loop(Math& math, Accumulator (&acc)[WAVES], u32 k_blocks, u32 s
                     ready = block + 1 >= k_blocks || barrier_try_wait(shared.full(next), math.phases >> next & 1);
                 }
                 if constexpr (SCALES == SCALES_1D2D) {
-                    promote<OFFSET>(acc[wave], chain, sa_low, sa_high, slot_b);
+                    promote(acc[wave], chain, low, high);
                 } else if constexpr (SCALES == SCALES_1D1D) {
                     promote(acc[wave], chain, sa_low, sa_high, stage_b);
                 } else if constexpr (!CHAIN) {
@@ -216,17 +217,6 @@ DEVICE void main_loop(Math& math, Accumulator (&acc)[WAVES], u32 k_blocks, u32 s
                 }
             }
         }
-    }
-}
-
-// One compiled version of the loop for each place at which a scale of B can end inside a tile.
-template <u32 OFFSET>
-DEVICE void main_loop_at(u32 offset, Math& math, Accumulator (&acc)[WAVES], u32 k_blocks, u32 slot, u32 rank) {
-    if constexpr (OFFSET + BOUNDARY >= 128) {
-        main_loop<OFFSET>(math, acc, k_blocks, slot, rank);
-    } else {
-        if (offset == OFFSET) main_loop<OFFSET>(math, acc, k_blocks, slot, rank);
-        else main_loop_at<OFFSET + BOUNDARY>(offset, math, acc, k_blocks, slot, rank);
     }
 }
 
@@ -382,16 +372,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) fp8gemm(const __grid_co
             u32 rows = (arguments.n + 127) / 128;
             #pragma unroll 1
             while (schedule.next()) {
-                u32 first = schedule.tile_n * BLOCK_N / 128;
+                u32 column = schedule.tile_n * BLOCK_N;
                 barrier_wait(shared.slot_empty(slot), phase);
-                #pragma unroll
-                for (u32 i = 0; i < SCALES_B; i++) {
+                #pragma unroll 4
+                for (u32 i = lane; i < SCALES_B * k_blocks; i += 32) {
+                    u32 group = i / k_blocks, block = i % k_blocks;
                     // A scale beyond N belongs to columns that are clipped; it only must exist.
-                    const float* from = arguments.scales_b + u64(min(first + i, rows - 1)) * k_blocks;
-                    #pragma unroll 1
-                    for (u32 block = lane; block < k_blocks; block += 32) {
-                        shared_store(shared.slot(slot) + (i * MAX_K_BLOCKS + block) * 4, __ldg(from + block));
-                    }
+                    u32 row = min((column + group * GROUP_COLUMNS) / 128, rows - 1);
+                    float scale = __ldg(arguments.scales_b + u64(row) * k_blocks + block);
+                    shared_store(shared.slot(slot) + (group * MAX_K_BLOCKS + block) * 4, scale);
                 }
                 __syncwarp();
                 if (lane == 0) barrier_arrive(shared.slot_full(slot));
@@ -412,7 +401,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) fp8gemm(const __grid_co
                 for (u32 i = 0; i < BLOCK_N / 2; i++) acc[wave][i] = 0.0f;
             u32 row = schedule.tile_m * BLOCK_M, column = schedule.tile_n * BLOCK_N;
             if constexpr (SCALES == SCALES_1D2D) barrier_wait(shared.slot_full(slot), phase);
-            main_loop_at<0>(column % 128, math, acc, k_blocks, shared.slot(slot), schedule.rank);
+            main_loop(math, acc, k_blocks, shared.slot(slot), schedule.rank);
             if constexpr (SCALES == SCALES_1D2D) {
                 if (lane == 0) barrier_arrive(shared.slot_empty(slot));
                 slot ^= 1;

@@ -183,20 +183,24 @@ pub fn gemm(
 ) -> Array2<u32> {
     let k = a.columns();
     let (terms_a, terms_b) = (terms(a.ty().into()), terms(b.ty().into()));
-    let block_scaled = a.layout().k_block().is_some() || b.layout().k_block().is_some();
+    let block = a.layout().k_block().into_iter().chain(b.layout().k_block()).min();
+    // Whole scale blocks: a promotion of zeros is not nothing where the scale is infinite.
+    let (block_scaled, padded) = (block.is_some(), block.map_or(k, |block| k.next_multiple_of(block)));
     Array2::from_shape_fn((a.rows(), b.rows()), |(row, column)| {
         let chain = |from: usize, to: usize| {
             (from..to).step_by(32).fold(0.0, |c, from| {
                 let to = to.min(from + 32);
-                let a = (from..to).map(|k| terms_a[usize::from(a.codes()[(row, k)])]);
-                let b = (from..to).map(|k| terms_b[usize::from(b.codes()[(column, k)])]);
+                // What lies beyond K is padding: zeros.
+                let code = |x: &ScaledView<'_>, row, k| usize::from(x.codes().get((row, k)).copied().unwrap_or(0));
+                let a = (from..to).map(|k| terms_a[code(&a, row, k)]);
+                let b = (from..to).map(|k| terms_b[code(&b, column, k)]);
                 step(a, b, c)
             })
         };
         let promoted = |from: usize, to: usize, every: usize| {
             (from..to).step_by(every).fold(0.0f32, |sum, from| {
                 let x = chain(from, to.min(from.saturating_add(every)));
-                let (sa, sb) = (a.scale_at(row, from), b.scale_at(column, from));
+                let (sa, sb) = (a.scale_at(row, from.min(k - 1)), b.scale_at(column, from.min(k - 1)));
                 match policy {
                     _ if !block_scaled => sum + x,
                     Policy::Cutlass128 => (x * sa).mul_add(sb, sum),
@@ -206,7 +210,7 @@ pub fn gemm(
         };
         let mut sum = match policy {
             Policy::Chain => chain(0, k),
-            Policy::Promote { every } => promoted(0, k, every as usize),
+            Policy::Promote { every } => promoted(0, padded, every as usize),
             Policy::Cutlass128 => promoted(0, k, 128),
             Policy::Split { parts } => {
                 let (blocks, parts) = (k.div_ceil(128), parts as usize);

@@ -9,8 +9,9 @@ use crate::{ProblemError, ScaleLayout};
 ///
 /// `chain(r)` is what the tensor core gives for a range `r` of K: k32 steps in order, each 32
 /// products plus the running accumulator, starting from +0 (`fp8gemm-sim` models the step). K is
-/// padded with zeros to a multiple of 128, which changes no bit. `fl` is one f32 rounding to
-/// nearest even, `fma` a fused multiply-add.
+/// padded with zeros to a multiple of 128 (of 32 where a side has 1x32 scales); the padding is part
+/// of the arithmetic: promoting it makes NaN of an infinite scale and +0 of -0. `fl` is one f32
+/// rounding to nearest even, `fma` a fused multiply-add.
 ///
 /// | policy | scales change along K (1x128, 128x128, 1x32 on a side) | row or tensor scales |
 /// |---|---|---|

@@ -2,7 +2,7 @@
 //! outputs and by the random regimes, and this prints at which rate.
 //!
 //! `cargo test --release -p fp8gemm-sim --test mutants -- --nocapture` shows the tables of
-//! `docs/src/mutants.md`.
+//! `docs/mutants.md`.
 
 #![allow(clippy::unwrap_used)]
 

@@ -246,3 +246,24 @@ fn errors_come_first() {
     let nan = Matrix::F32(Array2::from_elem((4, 5), f32::NAN));
     assert_eq!(gemm.clone().c(nan.view()).run(), gemm.run());
 }
+
+/// Breaks if the zero padding of K is skipped where it is a promotion of its own: an infinite scale
+/// turns it into NaN, and it makes -0 positive.
+#[test]
+fn padding_is_promoted() {
+    let gemm = |code_b: u8, scale: f32, policy| {
+        let operand = |code, scale| {
+            let (mut codes, layout) = (Array2::zeros((1, 32)), ScaleLayout::Block1x128);
+            codes[(0, 0)] = code;
+            ScaledMatrix::new(OperandType::E4m3, layout, codes, Array2::from_elem((1, 1), scale)).unwrap()
+        };
+        let (a, b) = (operand(0x01, scale), operand(code_b, 1.0));
+        Gemm::new(a.view(), b.view()).output(OutputType::F32).policy(policy).run().unwrap().view().bits(0, 0)
+    };
+    let promote32 = Policy::Promote { every: 32 };
+    assert_eq!(gemm(0x01, f32::INFINITY, promote32), 0x7FFF_FFFF);
+    assert_eq!(gemm(0x01, f32::INFINITY, Policy::PROMOTE_128), 0x7F80_0000);
+    let smallest = f32::from_bits(1);
+    assert_eq!(gemm(0x81, smallest, promote32), 0x0000_0000);
+    assert_eq!(gemm(0x81, smallest, Policy::PROMOTE_128), 0x8000_0000);
+}

@@ -162,7 +162,7 @@ impl DelayedScaling {
         }
         if amax.is_finite() && amax > 0.0 {
             // The power is exact, so this is one rounding like the source's `max * pow(2, -margin)`.
-            let scaled_max = (f64::from(Target::of(self.ty).max) * 2f64.powi(-self.margin)) as f32;
+            let scaled_max = (f64::from(Target::of(self.ty).max) * 2f64.powi(self.margin.saturating_neg())) as f32;
             self.factor = scaled_max / amax;
         }
         if self.factor.is_infinite() {

@@ -205,6 +205,10 @@ fn split(k: usize, parts: u32) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// `scratch.sum = ` the chains of `range`, promoted every `every` elements, from +0.
+///
+/// K is padded with zeros to whole scale blocks. The padding needs no chain, but with block scales
+/// it can be a promotion of its own (`promote32` on K = 40), and `fma(s, +0, acc)` is not always
+/// `acc`: an infinite scale makes NaN, and -0 becomes +0.
 fn promoted(
     gemm: &Gemm<'_>,
     chains: &Chains<'_>,
@@ -215,11 +219,14 @@ fn promoted(
     scratch: &mut Scratch,
 ) {
     scratch.sum.fill(0.0);
-    for start in range.clone().step_by(every) {
-        let k = start..range.end.min(start.saturating_add(every));
+    let block = gemm.a.layout().k_block().into_iter().chain(gemm.b.layout().k_block()).min();
+    let padded_end = block.map_or(range.end, |block| range.end.next_multiple_of(block));
+    for start in (range.start..padded_end).step_by(every) {
+        let k = start.min(range.end)..range.end.min(start.saturating_add(every));
         chains.tile(gemm, tile, k, &mut scratch.packed, &mut scratch.chain);
         if scaling != Scaling::AtTheEnd {
-            scratch.load_scales(gemm, tile, start);
+            // The padding lies in the last block and has its scale.
+            scratch.load_scales(gemm, tile, start.min(range.end - 1));
         }
         let Scratch { chain, sum, scale_a, scale_b, .. } = &mut *scratch;
         pulp::Arch::new().dispatch(Promotion { chain, sum, scale_a, scale_b, scaling });

@@ -17,13 +17,18 @@ pub fn output(
     output: OutputType,
 ) -> u32 {
     let k = a.columns();
+    // K padded with zeros: to 128 as the policies say, to 32 where scales are that fine.
+    let block = a.layout().k_block().into_iter().chain(b.layout().k_block()).min().unwrap_or(128);
+    let padded = k.next_multiple_of(block);
     let block_scaled = a.layout().k_block().is_some() || b.layout().k_block().is_some();
     let chain = |from: usize, to: usize| {
-        let (to, mut x) = (to.min(k), 0);
+        let mut x = 0;
         for step in (from..to).step_by(32) {
             let operands = |m: &ScaledView<'_>, row: usize| -> Vec<_> {
                 (step..to.min(step + 32))
-                    .map(|k| InputFormat::from(m.ty()).operand(m.codes()[(row, k)].into()))
+                    .map(|k| {
+                        InputFormat::from(m.ty()).operand(m.codes().get((row, k)).map_or(0, |code| (*code).into()))
+                    })
                     .collect()
             };
             x = TensorCore::HOPPER_FP8_F32.dot(&operands(a, row), &operands(b, column), x).unwrap();
@@ -35,7 +40,7 @@ pub fn output(
         for start in (from..to).step_by(every) {
             let x = chain(start, to.min(start + every));
             acc = if block_scaled {
-                let (sa, sb) = (a.scale_at(row, start), b.scale_at(column, start));
+                let (sa, sb) = (a.scale_at(row, start.min(k - 1)), b.scale_at(column, start.min(k - 1)));
                 if policy == Policy::Cutlass128 { (x * sa).mul_add(sb, acc) } else { (sa * sb).mul_add(x, acc) }
             } else {
                 acc + x
@@ -45,8 +50,8 @@ pub fn output(
     };
     let mut r = match policy {
         Policy::Chain => chain(0, k),
-        Policy::Promote { every } => promote(0, k, every as usize),
-        Policy::Cutlass128 => promote(0, k, 128),
+        Policy::Promote { every } => promote(0, padded, every as usize),
+        Policy::Cutlass128 => promote(0, padded, 128),
         Policy::Split { parts } => {
             let (blocks, parts) = (k.div_ceil(128), parts as usize);
             let mut at = 0;
@@ -54,7 +59,7 @@ pub fn output(
             for part in 0..parts {
                 let next = at + blocks / parts + usize::from(part < blocks % parts);
                 if next > at {
-                    let partial = promote(at * 128, k.min(next * 128), 128);
+                    let partial = promote(at * 128, padded.min(next * 128), 128);
                     sum = Some(sum.map_or(partial, |sum| sum + partial));
                 }
                 at = next;

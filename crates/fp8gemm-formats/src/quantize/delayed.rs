@@ -56,7 +56,7 @@ impl FromStr for AmaxAlgorithm {
 ///                history = history[1..] + [last];  history[0] = 0
 /// else:          a = 0, nothing moves
 /// if a is finite and a > 0:  factor = (largest finite of the type * 2^-margin) / a
-///                            factor = f32::MAX where that is infinite
+/// if factor is infinite:     factor = f32::MAX
 /// scale = 1 / factor
 /// ```
 ///

@@ -1,0 +1,164 @@
+//! The one error type of this crate.
+
+use cudarc::driver::DriverError;
+use fp8gemm_jit::JitError;
+use fp8gemm_problem::{OutputType, Problem, ProblemError};
+
+/// Why a GPU could not be used, or a product not be computed on it. Each names the argument, its
+/// value and the rule, or the CUDA function and its code.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HopperError {
+    /// The NVIDIA driver is not there, or cannot be used.
+    #[error("no NVIDIA driver: {reason}")]
+    NoDriver {
+        /// What was tried and what it said.
+        reason: String,
+    },
+    /// The driver is there, a GPU is not.
+    #[error("the NVIDIA driver sees no GPU")]
+    NoDevice,
+    /// An ordinal that no GPU has.
+    #[error("device {ordinal} does not exist: the driver sees {count}, counted from 0")]
+    NoSuchDevice {
+        /// The ordinal as given.
+        ordinal: usize,
+        /// GPUs that the driver sees.
+        count: usize,
+    },
+    /// A GPU of another generation.
+    #[error("{name} has compute capability {}.{}, but these kernels need 9.0 (Hopper)", cc.0, cc.1)]
+    NotHopper {
+        /// The GPU's name.
+        name: String,
+        /// Its compute capability, major and minor.
+        cc: (i32, i32),
+    },
+    /// A driver without the functions that are called.
+    #[error("the driver supports CUDA {}, but at least {} is needed", version(*found), version(*needed))]
+    DriverTooOld {
+        /// `1000 * major + 10 * minor`, as `cuDriverGetVersion` gives it.
+        found: i32,
+        /// The oldest that will do, likewise.
+        needed: i32,
+    },
+    /// A function of the CUDA driver failed.
+    #[error("{call} failed with code {code}: {name}")]
+    Cuda {
+        /// What was called.
+        call: &'static str,
+        /// Its `CUresult`.
+        code: u32,
+        /// The driver's name of the code.
+        name: String,
+    },
+    /// No configuration, no compiler, or a kernel that does not compile.
+    #[error(transparent)]
+    Jit(#[from] JitError),
+    /// A problem that is not legal at all.
+    #[error(transparent)]
+    Problem(#[from] ProblemError),
+    /// A legal problem that this crate does not compute.
+    #[error("{problem} is not computed on the GPU: {rule}")]
+    Unsupported {
+        /// The problem.
+        problem: Problem,
+        /// Why not, and what to do.
+        rule: &'static str,
+    },
+    /// A kernel configuration that computes something else than the problem.
+    #[error("configuration {configuration} does not compute {problem}: its {field} is another")]
+    WrongConfiguration {
+        /// The configuration.
+        configuration: String,
+        /// The problem.
+        problem: Problem,
+        /// What differs.
+        field: &'static str,
+    },
+    /// A matrix whose shape is not the problem's.
+    #[error("{argument} is {} x {}, but the problem wants {} x {}", found.0, found.1, expected.0, expected.1)]
+    Shape {
+        /// Which matrix.
+        argument: &'static str,
+        /// Its rows and columns.
+        found: (usize, usize),
+        /// The problem's.
+        expected: (usize, usize),
+    },
+    /// A matrix whose element type or scale layout is not the problem's.
+    #[error("{argument} is {found}, but the problem wants {expected}")]
+    Type {
+        /// Which matrix.
+        argument: &'static str,
+        /// What it is.
+        found: String,
+        /// What the problem says.
+        expected: String,
+    },
+    /// C is there and the problem has none, or the other way round.
+    #[error("C is {}, but the problem wants {}", presence(*found), presence(*expected))]
+    PresenceOfC {
+        /// The C that was given.
+        found: Option<OutputType>,
+        /// The problem's.
+        expected: Option<OutputType>,
+    },
+    /// A device pointer that the kernel or TMA cannot take.
+    #[error("{argument}: device pointer {value:#x} {rule}")]
+    Pointer {
+        /// Which matrix.
+        argument: &'static str,
+        /// The address.
+        value: u64,
+        /// The rule it breaks.
+        rule: &'static str,
+    },
+    /// A stride that the kernel or TMA cannot take.
+    #[error("{argument}: row stride of {value} elements: {rule}")]
+    Stride {
+        /// Which matrix.
+        argument: &'static str,
+        /// Elements between rows.
+        value: usize,
+        /// The rule it breaks.
+        rule: String,
+    },
+    /// Sizes beyond what the kernel counts in 32 bits.
+    #[error("{what} is {value}: {rule}")]
+    TooLarge {
+        /// Which size.
+        what: &'static str,
+        /// Its value.
+        value: u128,
+        /// The limit.
+        rule: &'static str,
+    },
+    /// A stream of another context than the plan's.
+    #[error("the stream belongs to another CUDA context (device {stream}) than the plan (device {plan})")]
+    WrongContext {
+        /// The stream's device.
+        stream: usize,
+        /// The plan's device.
+        plan: usize,
+    },
+}
+
+impl HopperError {
+    /// Wraps a driver's error together with what was called. Only for use once libcuda is loaded:
+    /// cudarc asks it for the name.
+    pub(crate) fn cuda(call: &'static str) -> impl FnOnce(DriverError) -> Self {
+        move |error| {
+            let name = error.error_name().map_or_else(|_| "no name".to_owned(), |name| name.to_string_lossy().into());
+            Self::Cuda { call, code: error.0 as u32, name }
+        }
+    }
+}
+
+fn version(number: i32) -> String {
+    format!("{}.{}", number / 1000, number % 1000 / 10)
+}
+
+fn presence(ty: Option<OutputType>) -> String {
+    ty.map_or_else(|| "not given".to_owned(), |ty| format!("a matrix of {ty}"))
+}

@@ -1,0 +1,57 @@
+//! Runs fp8gemm's GEMM kernels on NVIDIA Hopper GPUs (compute capability 9.0).
+//!
+//! ```text
+//! D[m, n] = alpha * sum_k (A[m, k] * scale_a) * (B[n, k] * scale_b) + beta * C[m, n]
+//! ```
+//!
+//! with every bit as `fp8gemm-sim` predicts it for the problem's policy (`promote128` or `chain`).
+//!
+//! | item | what it does |
+//! |---|---|
+//! | [`probe`], [`Gpu`] | finds Hopper GPUs and opens one; a missing driver is an error value |
+//! | [`Plan`] | problem -> configuration -> compiled and loaded kernel |
+//! | [`Plan::prepare`], [`Prepared::launch`] | pointers and strides checked and encoded; then one driver call |
+//! | [`gemm_on_gpu`] | host matrices in, host matrix out |
+//!
+//! Nothing of CUDA is needed to build. At run time: the NVIDIA driver, and NVRTC or a cache of
+//! compiled kernels (see `fp8gemm-jit`).
+//!
+//! Not here yet: launches that are generic over cudarc's `DevicePtr` (today they take raw pointers,
+//! hence `unsafe`), quantisation on the GPU, repacking and transposing on the GPU ([`gemm_on_gpu`]
+//! repacks on the host), K = 0.
+//!
+//! ```no_run
+//! use fp8gemm_formats::ScaledMatrix;
+//! use fp8gemm_hopper::{Gpu, gemm_on_gpu};
+//! use fp8gemm_jit::{Cache, Compiler};
+//! use fp8gemm_problem::{OperandType, Problem};
+//! use ndarray::Array2;
+//!
+//! let gpu = Gpu::open(0)?;
+//! let compiler = Compiler::new(Cache::from_environment(), None);
+//! let problem: Problem = "64x256x512 a=e4m3:tensor b=e4m3:tensor d=bf16".parse()?;
+//! let a = ScaledMatrix::unscaled(OperandType::E4m3, Array2::from_elem((64, 512), 0x38));
+//! let b = ScaledMatrix::unscaled(OperandType::E4m3, Array2::from_elem((256, 512), 0x38));
+//! let product = gemm_on_gpu(&gpu, &compiler, &a.view(), &b.view(), None, &problem)?;
+//! println!("{:?}", product.d); // 512 everywhere: 0x38 is 1.0
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod device;
+mod error;
+mod host;
+mod operands;
+mod plan;
+mod scales;
+mod tensor_map;
+
+pub use cudarc;
+
+pub use device::{DeviceInfo, Gpu, probe};
+pub use error::HopperError;
+pub use host::{HostMatrix, HostStep, HostView, Product, gemm_on_gpu};
+pub use operands::{DeviceMatrix, Operands};
+pub use plan::{Plan, Prepared};
+pub use scales::ScaleForm;

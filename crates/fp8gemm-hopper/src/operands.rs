@@ -28,8 +28,11 @@ pub struct Operands {
     pub scale_b: DeviceMatrix,
     /// C, `[M, N]`: given exactly if beta is not 0. May be D itself.
     pub c: Option<DeviceMatrix>,
-    /// D, `[M, N]`; pointer and stride multiples of 16 bytes. Columns from N to the stride are not
-    /// written.
+    /// D, `[M, N]`; pointer and stride multiples of 16 bytes. TMA clips what it stores at 16 bytes:
+    /// where a row of N elements ends within 16 bytes, the rest of them is overwritten too. Beyond,
+    /// columns from N to the stride are not written. So D may be a slice of columns of a wider
+    /// matrix only if `N * size` is a multiple of 16. (Measured on an H200; so does
+    /// triton-lang/triton#11583 report on an H100.)
     pub d: DeviceMatrix,
 }
 

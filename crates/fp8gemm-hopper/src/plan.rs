@@ -262,6 +262,8 @@ impl Prepared {
     /// - every row, from the pointer on at multiples of the stride, is memory that this device can
     ///   access, and stays allocated;
     /// - A, B, C and the scales are initialised, and nothing writes them;
+    /// - every row of D, the last one too, is allocated up to the next multiple of 16 bytes, which
+    ///   the kernel may write;
     /// - nothing else reads or writes D;
     /// - D overlaps nothing, except that C may be exactly D (same pointer and stride).
     pub unsafe fn launch(&self, stream: &CudaStream) -> Result<(), HopperError> {

@@ -82,3 +82,22 @@ pub enum SimError {
         rule: &'static str,
     },
 }
+
+impl SimError {
+    /// The shapes that every product here must have: A `[M, K]`, B `[N, K]`, C `[M, N]` if any.
+    pub(crate) fn check_shapes(
+        (m, k_a): (usize, usize),
+        (n, k_b): (usize, usize),
+        c: Option<(usize, usize)>,
+    ) -> Result<(), Self> {
+        if k_a != k_b {
+            return Err(Self::KMismatch { m, k_a, n, k_b });
+        }
+        match c {
+            Some((rows, columns)) if (rows, columns) != (m, n) => {
+                Err(Self::Shape { what: "C", rows, columns, expected_rows: m, expected_columns: n })
+            }
+            _ => Ok(()),
+        }
+    }
+}

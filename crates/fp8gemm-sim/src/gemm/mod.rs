@@ -140,15 +140,8 @@ impl<'a> Gemm<'a> {
     /// [`SimError::KMismatch`], [`SimError::Shape`] for C, [`SimError::Core`], or
     /// [`SimError::Problem`].
     pub fn check(&self) -> Result<(), SimError> {
-        let (m, k_a, n, k_b) = (self.a.rows(), self.a.columns(), self.b.rows(), self.b.columns());
-        if k_a != k_b {
-            return Err(SimError::KMismatch { m, k_a, n, k_b });
-        }
-        if let Some((rows, columns)) = self.c.as_ref().map(MatrixView::dim)
-            && (rows, columns) != (m, n)
-        {
-            return Err(SimError::Shape { what: "C", rows, columns, expected_rows: m, expected_columns: n });
-        }
+        let (a, b) = ((self.a.rows(), self.a.columns()), (self.b.rows(), self.b.columns()));
+        SimError::check_shapes(a, b, self.c.as_ref().map(MatrixView::dim))?;
         self.core.check_f32_accumulator()?;
         Ok(self.problem().check()?)
     }

@@ -166,15 +166,8 @@ impl<'a> ExactGemm<'a> {
     /// # Errors
     /// As [`run`](Self::run).
     pub fn run_with(&self, done: &(dyn Fn(u64) + Sync)) -> Result<Array2<f64>, SimError> {
-        let ((m, k_a), (n, k_b)) = (self.a.dim(), self.b.dim());
-        if k_a != k_b {
-            return Err(SimError::KMismatch { m, k_a, n, k_b });
-        }
-        if let Some((rows, columns)) = self.c.as_ref().map(MatrixView::dim)
-            && (rows, columns) != (m, n)
-        {
-            return Err(SimError::Shape { what: "C", rows, columns, expected_rows: m, expected_columns: n });
-        }
+        let ((m, k_a), (n, _)) = (self.a.dim(), self.b.dim());
+        SimError::check_shapes(self.a.dim(), self.b.dim(), self.c.as_ref().map(MatrixView::dim))?;
         if self.epilogue.reads_c() && self.c.is_none() {
             return Err(ProblemError::MissingC { beta: self.epilogue.beta }.into());
         }

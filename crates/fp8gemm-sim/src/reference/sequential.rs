@@ -58,9 +58,7 @@ fn run<T: Real>(
     dequantise: impl Fn(f32, f32) -> T + Sync,
 ) -> Result<Array2<T>, SimError> {
     let (m, k_a, n, k_b) = (a.rows(), a.columns(), b.rows(), b.columns());
-    if k_a != k_b {
-        return Err(SimError::KMismatch { m, k_a, n, k_b });
-    }
+    SimError::check_shapes((m, k_a), (n, k_b), None)?;
     // Bands of LANES rows of B, transposed on the fly; the result is built transposed, [N, M].
     let mut transposed = Array2::from_elem((n, m), T::default());
     transposed.axis_chunks_iter_mut(Axis(0), LANES).into_par_iter().enumerate().for_each(|(i, mut out)| {

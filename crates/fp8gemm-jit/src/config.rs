@@ -115,7 +115,7 @@ impl KernelConfig {
         if !matches!(self.block_m, 128 | 256) {
             return fail("block_m", self.block_m, "it must be 128 or 256");
         }
-        if self.block_n == 0 || self.block_n % 16 != 0 || self.block_n > 256 {
+        if self.block_n == 0 || !self.block_n.is_multiple_of(16) || self.block_n > 256 {
             return fail("block_n", self.block_n, "it must be a multiple of 16 from 16 to 256");
         }
         if !(2..=16).contains(&self.stages) {

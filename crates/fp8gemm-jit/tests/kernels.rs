@@ -16,6 +16,8 @@ fn configurations() -> BTreeMap<String, KernelConfig> {
         "4096x4096x7168 a=e4m3:1x128 b=e4m3:128x128 d=bf16",
         "128x256x131072 a=e4m3:1x128 b=e4m3:128x128 d=f16",
         "4096x4096x7168 a=e4m3:1x128 b=e5m2:1x128 d=f32 c=f32 beta=1",
+        "4096x4096x512 a=e4m3:1x128 b=e5m2:1x128 d=f16",
+        "4096x4096x7168 a=e5m2:1x128 b=e4m3:1x128 d=bf16",
         "4096x4096x512 a=e5m2:128x128 b=e4m3:128x128 d=f32 c=bf16 beta=1",
         "4096x4096x7168 a=e5m2:row b=e5m2:tensor d=bf16 policy=chain",
         "4096x4096x7168 a=e4m3:row b=e4m3:row d=f32 c=f16 beta=1 alpha=2",

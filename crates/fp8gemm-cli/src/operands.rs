@@ -63,8 +63,17 @@ enum Data<'f> {
 impl Operand<'_> {
     pub(crate) fn view(&self) -> Result<ScaledView<'_>, CliError> {
         match &self.data {
+            Data::Stored { layout, .. } => self.view_as(*layout),
+            Data::Quantized { matrix, .. } => Ok(matrix.view()),
+        }
+    }
+
+    /// The operand with its scales read as another layout that their shape can mean. What was
+    /// quantised in this run has one layout only.
+    pub(crate) fn view_as(&self, layout: ScaleLayout) -> Result<ScaledView<'_>, CliError> {
+        match &self.data {
             // The shapes were checked when this was made.
-            Data::Stored { ty, layout, codes, scales } => ScaledView::new(*ty, *layout, *codes, scales.view())
+            Data::Stored { ty, codes, scales, .. } => ScaledView::new(*ty, layout, *codes, scales.view())
                 .map_err(|source| CliError::Quantize { tensor: self.tensor.clone(), source }),
             Data::Quantized { matrix, .. } => Ok(matrix.view()),
         }
@@ -85,7 +94,13 @@ pub(crate) struct Inputs<'f> {
     pub(crate) b: Operand<'f>,
     pub(crate) c: Option<Matrix>,
     pub(crate) epilogue: Epilogue,
+    /// The scale layouts that the shapes can mean and that differ in what is computed, the
+    /// preferred first.
+    pub(crate) readings: Vec<Layouts>,
 }
+
+/// Scale layouts of A and B.
+pub(crate) type Layouts = (ScaleLayout, ScaleLayout);
 
 /// Reads operands and C. Operands that are not FP8 are quantised if there is a recipe.
 pub(crate) fn load<'f>(
@@ -113,6 +128,7 @@ pub(crate) fn load<'f>(
     let a = a.into_operand(layout_a, args.dtype_a.or(args.dtype), recipe, allow)?;
     let b = b.into_operand(layout_b, args.dtype_b.or(args.dtype), recipe, allow)?;
 
+    let readings = distinct((a.view()?.layout(), b.view()?.layout()), &readings_a, &readings_b);
     let (m, n) = (a.view()?.rows(), b.view()?.rows());
     let (alpha, beta) = epilogue;
     let c = match sources.c {
@@ -129,7 +145,7 @@ pub(crate) fn load<'f>(
         }
         _ => None,
     };
-    Ok(Inputs { a, b, c, epilogue })
+    Ok(Inputs { a, b, c, epilogue, readings })
 }
 
 /// Whether the tensors of a file have names; the array of an `.npy` file could be anything.
@@ -329,11 +345,36 @@ pub(crate) fn quantize(matrix: &Matrix, quantizer: Quantizer) -> Result<ScaledMa
 }
 
 /// Where a shape can mean several layouts, the one that goes with the other operand's: block
-/// scales with block scales. (The readings then differ in no bit but the sign of a zero.)
+/// scales with block scales. A preference, not a fact: at K <= 128, policies that promote within
+/// the block or scale inside the accumulation give other bits for block scales than for scales of
+/// whole rows; see [`distinct`].
 fn choose(readings: &[ScaleLayout], other: &[ScaleLayout]) -> Option<ScaleLayout> {
     let blocks = |layout: &&ScaleLayout| layout.k_block().is_some();
     let other_has_blocks = !other.is_empty() && other.iter().all(|layout| blocks(&layout));
     readings.iter().find(|layout| other_has_blocks && blocks(layout)).or(readings.first()).copied()
+}
+
+/// The readings of two ambiguous shapes that compute different things, the preferred first.
+///
+/// Layouts of one shape assign the same scale to every element (K has one block then, or the
+/// operand one row); what is left of them is whether any operand has block scales, because the
+/// scales are then applied at each promotion and not once at the end. So there are two at most.
+fn distinct(preferred: Layouts, a: &[ScaleLayout], b: &[ScaleLayout]) -> Vec<Layouts> {
+    let blocks = |layout: &ScaleLayout| layout.k_block().is_some();
+    let find = |readings: &[ScaleLayout], chosen: ScaleLayout, wanted: bool| {
+        // What is quantised in this run has no readings, and the layout that was chosen.
+        let readings = if readings.is_empty() { &[chosen][..] } else { readings };
+        readings.iter().copied().find(|layout| blocks(layout) == wanted)
+    };
+    let (chosen_a, chosen_b) = preferred;
+    let other = if blocks(&chosen_a) || blocks(&chosen_b) {
+        find(a, chosen_a, false).zip(find(b, chosen_b, false))
+    } else {
+        let (block_a, block_b) = (find(a, chosen_a, true), find(b, chosen_b, true));
+        let any = block_a.or(block_b).is_some();
+        any.then(|| (block_a.unwrap_or(chosen_a), block_b.unwrap_or(chosen_b)))
+    };
+    [Some(preferred), other].into_iter().flatten().collect()
 }
 
 /// Scales whose shape fits no layout: what would, and what may have gone wrong.

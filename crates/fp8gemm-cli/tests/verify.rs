@@ -162,6 +162,51 @@ fn alpha_and_beta_come_from_flags_then_metadata() {
     assert!(one["problem"].as_str().unwrap().contains("d=f32 policy=promote128 c=f32 beta=1"), "{one:#}");
 }
 
+/// Breaks if `verify` settles on one reading of an ambiguous scale shape: at K <= 128, [rows, 1]
+/// may be scales of rows or of 1x128 blocks, which give other bits under policies that scale inside
+/// the block.
+#[test]
+fn ambiguous_scale_shapes_are_read_in_every_way() {
+    let folder = common::folder();
+    let scales: Vec<f32> = uniform(64, 9).iter().map(|x| (x * 5.0).exp2()).collect();
+    let operands = [
+        codes("a", 64, 128, 1),
+        codes("b", 96, 128, 2),
+        f32s("scale_a", &[64, 1], &scales),
+        f32s("scale_b", &[1, 1], &[0.37]),
+    ];
+    save(&folder.path().join("in.safetensors"), &operands, &[]);
+    for (policy, a, b) in [
+        ("cutlass128", "1x128", "128x128"),
+        ("promote32", "1x128", "128x128"),
+        ("promote32", "row", "tensor"),
+        ("chain", "row", "tensor"),
+    ] {
+        let gemm =
+            ["gemm", "--a", "in.safetensors", "--b", "in.safetensors", "-o", "d.safetensors", "--engine", "twin"];
+        let layouts = ["--output-type", "f32", "--policy", policy, "--scale-layout-a", a, "--scale-layout-b", b];
+        let made = fp8gemm(folder.path(), &[&gemm[..], &layouts].concat());
+        assert_eq!((made.code, made.stderr.as_str()), (0, ""), "{policy} {a} {b}");
+        // The same tensors without the metadata that would say how to read them.
+        let (dtype, shape, bytes) = common::read(&folder.path().join("d.safetensors"), "d");
+        let with_d = [&operands[..], &[common::tensor("d", dtype, &shape, bytes)]].concat();
+        save(&folder.path().join("bare.safetensors"), &with_d, &[]);
+        let json = fp8gemm(folder.path(), &["verify", "bare.safetensors", "--json"]).json(0);
+        assert!(json["reproduced_by"].as_array().unwrap().contains(&policy.into()), "{policy} {a} {b}: {json:#}");
+        let problem = json["problem"].as_str().unwrap();
+        let equal = json["policies"].as_array().unwrap().iter().any(|report| {
+            let named = report["policy"] == policy || report["same_as"].as_array().unwrap().contains(&policy.into());
+            named && report["outcome"] == "equal" && report["scale_layout_a"] == a && report["scale_layout_b"] == b
+        });
+        assert!(equal, "{policy} {a} {b}: {problem} {json:#}");
+        let alone = fp8gemm(folder.path(), &["verify", "bare.safetensors", "--policy", policy]);
+        assert_eq!(alone.code, 0, "{}", alone.stdout);
+    }
+    let gemm = ["gemm", "--a", "in.safetensors", "--b", "in.safetensors", "-o", "d.safetensors", "--engine", "twin"];
+    let note = fp8gemm(folder.path(), &gemm);
+    assert!(note.stderr.contains("ambiguous") && note.stderr.contains("--scale-layout-a 1x128"), "{}", note.stderr);
+}
+
 /// The report of one policy.
 fn report<'a>(json: &'a Value, policy: &str) -> &'a Value {
     json["policies"].as_array().unwrap().iter().find(|report| report["policy"] == policy).unwrap()

@@ -102,6 +102,13 @@ pub(crate) fn run(args: &GemmArgs, json: bool) -> Result<u8, CliError> {
         beside: open(&args.a)?,
     };
     let inputs = load(&sources, operands, (operands.alpha, operands.beta), args.recipe)?;
+    if inputs.readings.len() > 1 {
+        let flags: Vec<String> =
+            inputs.readings[1..].iter().map(|(a, b)| format!("--scale-layout-a {a} --scale-layout-b {b}")).collect();
+        let (a, b) = inputs.readings[0];
+        let what = format!("the shapes of the scales are ambiguous; read as A {a}, B {b}");
+        let _ = writeln!(io::stderr(), "note: {what} (for the other reading: {})", flags.join(" or "));
+    }
     let of_c = inputs.c.as_ref().map(Matrix::ty);
     let ty = args.output_type.or(of_c).unwrap_or(OutputType::Bf16);
     if npy && ty == OutputType::Bf16 {

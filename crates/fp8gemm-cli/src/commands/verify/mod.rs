@@ -14,7 +14,7 @@ use crate::args::VerifyArgs;
 use crate::engine;
 use crate::error::{CliError, InFile};
 use crate::files::TensorFile;
-use crate::operands::{Files, Inputs, Sources, expect_shape, load, named};
+use crate::operands::{Files, Inputs, Layouts, Sources, expect_shape, load, named};
 
 /// Runs the command: [`SUCCESS`] only if every bit is equal.
 pub(crate) fn run(args: &VerifyArgs, json: bool) -> Result<u8, CliError> {
@@ -53,15 +53,16 @@ pub(crate) fn run(args: &VerifyArgs, json: bool) -> Result<u8, CliError> {
     expect_shape(&recorded, (a.rows(), b.rows()), "D is [M, N]").in_file(file.path())?;
     let recorded = recorded.matrix().in_file(file.path())?;
     let result = search::search(&inputs, &recorded, args.policy)?;
-    let gemm = gemm(&inputs, &recorded)?;
+    let layouts = result.trials.get(result.best).map_or((a.layout(), b.layout()), |trial| trial.layouts);
+    let gemm = gemm(&inputs, &recorded, layouts)?;
     let report = report::Report::new(file, &inputs, &gemm, engine, result);
     print(json, &report, || report.text())?;
     Ok(if report.equal { SUCCESS } else { DIFFERENT })
 }
 
 /// The GEMM that D is held against, with the default policy.
-fn gemm<'a>(inputs: &'a Inputs<'_>, recorded: &Matrix) -> Result<Gemm<'a>, CliError> {
-    let gemm = Gemm::new(inputs.a.view()?, inputs.b.view()?).output(recorded.ty()).epilogue(inputs.epilogue);
+fn gemm<'a>(inputs: &'a Inputs<'_>, recorded: &Matrix, (a, b): Layouts) -> Result<Gemm<'a>, CliError> {
+    let gemm = Gemm::new(inputs.a.view_as(a)?, inputs.b.view_as(b)?).output(recorded.ty()).epilogue(inputs.epilogue);
     Ok(match &inputs.c {
         Some(c) => gemm.c(c.view()),
         None => gemm,

@@ -42,6 +42,9 @@ pub(super) struct Report {
     gmac_per_s: Number,
     #[serde(skip)]
     text: Text,
+    /// Index of the policy that `nearest` names.
+    #[serde(skip)]
+    best: usize,
 }
 
 /// What the text needs and the document has in another form.
@@ -55,6 +58,9 @@ struct Text {
 #[derive(Serialize)]
 struct PolicyReport {
     policy: String,
+    /// Scale layouts of A and B that were assumed: shapes can mean several.
+    scale_layout_a: String,
+    scale_layout_b: String,
     /// Policies that are the same arithmetic for this K and these scales.
     same_as: Vec<String>,
     outcome: Outcome,
@@ -117,7 +123,13 @@ impl Report {
         }
         let policies: Vec<_> = trials.iter().map(|trial| PolicyReport::new(trial, problem.d)).collect();
         let reproducing = policies.iter().filter(|report| report.outcome == Outcome::Equal);
-        let reproduced_by = reproducing.flat_map(|r| [&r.policy].into_iter().chain(&r.same_as)).cloned().collect();
+        let mut reproduced_by: Vec<String> = Vec::new();
+        for name in reproducing.flat_map(|r| [&r.policy].into_iter().chain(&r.same_as)) {
+            // Two readings of the scales may agree.
+            if !reproduced_by.contains(name) {
+                reproduced_by.push(name.clone());
+            }
+        }
         let path = path_name(Path::best());
         let threads = rayon::current_num_threads();
 
@@ -159,6 +171,22 @@ impl Report {
             seconds: Number(time.as_secs_f64()),
             gmac_per_s: Number(speed_of_best.0),
             text,
+            best,
+        }
+    }
+
+    /// Whether the shapes of the scales were read in more than one way.
+    fn ambiguous(&self) -> bool {
+        let layouts = |report: &PolicyReport| (report.scale_layout_a.clone(), report.scale_layout_b.clone());
+        self.policies.iter().any(|report| layouts(report) != layouts(&self.policies[0]))
+    }
+
+    /// The name of a policy, with the reading of the scales where there are several.
+    fn name(&self, report: &PolicyReport) -> String {
+        if self.ambiguous() {
+            format!("{} (A {}, B {})", report.policy, report.scale_layout_a, report.scale_layout_b)
+        } else {
+            report.policy.clone()
         }
     }
 
@@ -166,7 +194,6 @@ impl Report {
         let mut text = format!("{}\n{}\n", self.file, table(2, &self.text.head));
         let mut rows = vec![["policy", "rows", "differing", "result"].map(str::to_owned).to_vec()];
         for report in &self.policies {
-            let names: Vec<_> = [&report.policy].into_iter().chain(&report.same_as).map(String::as_str).collect();
             let differing = match report.differing {
                 0 => "0".to_owned(),
                 n => format!("{} ({})", grouped(n as u64), percent(n as u64, report.elements as u64)),
@@ -176,14 +203,27 @@ impl Report {
                 Outcome::Differs => bad("differs"),
                 Outcome::ScreenedOut => "ruled out by the sample".to_owned(),
             };
-            rows.push(vec![names.join(" = "), format!("{} of {}", report.rows, self.m), differing, result]);
+            rows.push(vec![self.name(report), format!("{} of {}", report.rows, self.m), differing, result]);
         }
         text += &table(2, &rows);
+        for report in self.policies.iter().filter(|report| !report.same_as.is_empty()) {
+            text += &format!("  same as {} here: {}\n", self.name(report), report.same_as.join(", "));
+        }
         text += "\n";
 
         let elements = (self.m * self.n) as u64;
         let Text { speed, time, .. } = &self.text;
         if self.equal {
+            let mut readings: Vec<String> = Vec::new();
+            for report in self.policies.iter().filter(|report| report.outcome == Outcome::Equal) {
+                let reading = format!("A {}, B {}", report.scale_layout_a, report.scale_layout_b);
+                if !readings.contains(&reading) {
+                    readings.push(reading);
+                }
+            }
+            if self.ambiguous() {
+                text += &format!("the shapes of the scales are ambiguous; read as {}:\n", readings.join(" or as "));
+            }
             let who = match &self.reproduced_by[..] {
                 [one] => format!("{one} gives"),
                 many => format!("{} give", crate::text::list(many)),
@@ -191,7 +231,7 @@ impl Report {
             let verdict = format!("{}: {who} all {} of d, bit for bit", good("EQUAL"), count(elements, "element"));
             return text + &format!("{verdict} ({speed}; {time} in all)\n");
         }
-        let nearest = self.policies.iter().find(|report| Some(&report.policy) == self.nearest.as_ref());
+        let nearest = self.policies.get(self.best);
         let Some(report) = nearest else { return text };
         let differ = if report.differing == 1 { "differs" } else { "differ" };
         let verdict = match self.policies.len() {
@@ -221,6 +261,8 @@ impl PolicyReport {
         let difference = trial.full.as_ref().filter(|comparison| !comparison.bits_equal());
         Self {
             policy: trial.group.policy.to_string(),
+            scale_layout_a: trial.layouts.0.to_string(),
+            scale_layout_b: trial.layouts.1.to_string(),
             same_as: trial.group.same.iter().map(ToString::to_string).collect(),
             outcome,
             rows: trial.rows,

@@ -10,7 +10,7 @@ use super::gemm;
 use super::policies::{Group, candidates};
 use crate::engine;
 use crate::error::CliError;
-use crate::operands::Inputs;
+use crate::operands::{Inputs, Layouts};
 use crate::sample;
 
 /// Rows that policies are screened on. With some hundred columns that is some thousand outputs,
@@ -20,6 +20,8 @@ const SAMPLE: usize = 16;
 /// What is known of one policy.
 pub(super) struct Trial {
     pub(super) group: Group,
+    /// How the shapes of the scales were read.
+    pub(super) layouts: Layouts,
     /// Rows compared: all of D, or the sample.
     pub(super) rows: usize,
     pub(super) elements: usize,
@@ -51,38 +53,48 @@ pub(super) struct Found {
     pub(super) time: Duration,
 }
 
-/// Tries `only` one policy, or all that are legal.
+/// Tries `only` one policy, or all that are legal, with each reading of the scales' shapes.
 pub(super) fn search(inputs: &Inputs<'_>, recorded: &Matrix, only: Option<Policy>) -> Result<Found, CliError> {
     let start = Instant::now();
-    let gemm = gemm(inputs, recorded)?;
-    let problem = gemm.problem();
-    let groups = match only {
-        Some(policy) => vec![Group { policy, same: Vec::new() }],
-        None => candidates(problem.a.scales, problem.b.scales, problem.k),
-    };
-    // Also where nothing is legal: the error then says why.
-    let probe = groups.first().map_or(Policy::default(), |group| group.policy);
-    gemm.clone().policy(probe).check()?;
-
-    let sample = sample::rows(problem.m, SAMPLE);
-    let screen = only.is_none() && sample.len() < problem.m;
-    let mut trials = Vec::with_capacity(groups.len());
-    let screened = if screen { Some(Sample::new(inputs, recorded, sample)?) } else { None };
-    for group in groups {
-        let trial = match &screened {
-            Some(sample) => sample.trial(group, inputs)?,
-            None => full_trial(&gemm, group, inputs, recorded)?,
+    let mut trials = Vec::new();
+    let mut screened_any = false;
+    let mut illegal = None;
+    for &layouts in &inputs.readings {
+        let gemm = gemm(inputs, recorded, layouts)?;
+        let problem = gemm.problem();
+        let groups = match only {
+            Some(policy) => vec![Group { policy, same: Vec::new() }],
+            None => candidates(layouts.0, layouts.1, problem.k),
         };
-        tracing::debug!(policy = %trial.group.policy, rows = trial.rows, differing = trial.differing, "tried");
-        trials.push(trial);
+        // Also where nothing is legal: the error then says why, unless another reading is legal.
+        let probe = groups.first().map_or(Policy::default(), |group| group.policy);
+        if let Err(error) = gemm.clone().policy(probe).check() {
+            illegal = illegal.or(Some(error));
+            continue;
+        }
+        let rows = sample::rows(problem.m, SAMPLE);
+        let screen = only.is_none() && rows.len() < problem.m;
+        let screened = if screen { Some(Sample::new(inputs, layouts, recorded, rows)?) } else { None };
+        screened_any |= screen;
+        for group in groups {
+            let trial = match &screened {
+                Some(sample) => sample.trial(group, inputs, layouts)?,
+                None => full_trial(group, inputs, layouts, recorded)?,
+            };
+            tracing::debug!(policy = %trial.group.policy, rows = trial.rows, differing = trial.differing, "tried");
+            trials.push(trial);
+        }
     }
-    if screened.is_some() {
+    if let Some(error) = illegal.filter(|_| trials.is_empty()) {
+        return Err(error.into());
+    }
+    if screened_any {
         let mut survivors: Vec<usize> = (0..trials.len()).filter(|&i| trials[i].differing == 0).collect();
         if survivors.is_empty() {
             survivors.extend(nearest(&trials));
         }
         for index in survivors {
-            trials[index] = full_trial(&gemm, trials[index].group.clone(), inputs, recorded)?;
+            trials[index] = full_trial(trials[index].group.clone(), inputs, trials[index].layouts, recorded)?;
         }
     }
     let complete = trials.iter().position(Trial::equal);
@@ -97,14 +109,15 @@ fn nearest(trials: &[Trial]) -> Option<usize> {
     (0..trials.len()).min_by(|&x, &y| order(&trials[x]).partial_cmp(&order(&trials[y])).unwrap_or(x.cmp(&y)))
 }
 
-fn full_trial(gemm: &Gemm<'_>, group: Group, inputs: &Inputs<'_>, recorded: &Matrix) -> Result<Trial, CliError> {
-    let (d, time) = engine::run(&gemm.clone().policy(group.policy), &group.policy.to_string())?;
+fn full_trial(group: Group, inputs: &Inputs<'_>, layouts: Layouts, recorded: &Matrix) -> Result<Trial, CliError> {
+    let gemm = gemm(inputs, recorded, layouts)?;
+    let (d, time) = engine::run(&gemm.policy(group.policy), &group.policy.to_string())?;
     let comparison = match &inputs.c {
         Some(c) => compare_with_c(&d.view(), &recorded.view(), &c.view(), inputs.epilogue.beta)?,
         None => compare(&d.view(), &recorded.view())?,
     };
     let (elements, differing) = (comparison.elements, comparison.differing);
-    Ok(Trial { group, rows: recorded.dim().0, elements, differing, full: Some(comparison), time })
+    Ok(Trial { group, layouts, rows: recorded.dim().0, elements, differing, full: Some(comparison), time })
 }
 
 /// The sampled rows of A, C and D.
@@ -115,16 +128,16 @@ struct Sample {
 }
 
 impl Sample {
-    fn new(inputs: &Inputs<'_>, recorded: &Matrix, rows: Vec<usize>) -> Result<Self, CliError> {
-        let a = inputs.a.view()?.gather_rows(&rows);
+    fn new(inputs: &Inputs<'_>, layouts: Layouts, recorded: &Matrix, rows: Vec<usize>) -> Result<Self, CliError> {
+        let a = inputs.a.view_as(layouts.0)?.gather_rows(&rows);
         let a = a.map_err(|source| CliError::Quantize { tensor: inputs.a.tensor.clone(), source })?;
         let c = inputs.c.as_ref().map(|c| c.view().gather_rows(&rows));
         Ok(Self { a, c, recorded: recorded.view().gather_rows(&rows) })
     }
 
     /// An output depends on its own row of A only, so the rows of a sample are those of the whole.
-    fn trial(&self, group: Group, inputs: &Inputs<'_>) -> Result<Trial, CliError> {
-        let mut gemm = Gemm::new(self.a.view(), inputs.b.view()?)
+    fn trial(&self, group: Group, inputs: &Inputs<'_>, layouts: Layouts) -> Result<Trial, CliError> {
+        let mut gemm = Gemm::new(self.a.view(), inputs.b.view_as(layouts.1)?)
             .output(self.recorded.ty())
             .epilogue(inputs.epilogue)
             .policy(group.policy);
@@ -136,6 +149,7 @@ impl Sample {
         let comparison = compare(&d.view(), &self.recorded.view())?;
         Ok(Trial {
             group,
+            layouts,
             rows: self.recorded.dim().0,
             elements: comparison.elements,
             differing: comparison.differing,

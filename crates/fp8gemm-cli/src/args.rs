@@ -123,9 +123,10 @@ pub(crate) struct GemmArgs {
     /// Quantise operands that are not FP8 as this library does, e.g. deepgemm, te-block, vllm-token
     #[arg(long)]
     pub(crate) recipe: Option<Recipe>,
-    /// How products are accumulated: promote<n>, chain, cutlass128 or split<p>
-    #[arg(long, default_value_t)]
-    pub(crate) policy: Policy,
+    /// How products are accumulated: promote<n>, chain, cutlass128 or split<p> [default: promote128,
+    /// for 1x32 scales promote32]
+    #[arg(long)]
+    pub(crate) policy: Option<Policy>,
     /// Type of D: bf16, f16 or f32 [default: that of C, else bf16]
     #[arg(long, value_name = "TYPE")]
     pub(crate) output_type: Option<OutputType>,

@@ -1,5 +1,6 @@
 //! From tensors in files to the operands of a GEMM: names, scale layouts, checks.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use fp8gemm::formats::quantize::{Quantizer, Recipe};
@@ -42,8 +43,8 @@ pub(crate) struct Sources<'f> {
     pub(crate) scale_b: Option<&'f TensorFile>,
     /// The file whose `c` must exist.
     pub(crate) c: Option<&'f TensorFile>,
-    /// The file whose `c` counts if it exists.
-    pub(crate) beside: &'f TensorFile,
+    /// The files whose `c` counts if there is exactly one.
+    pub(crate) beside: [&'f TensorFile; 2],
 }
 
 /// An operand, ready to be multiplied.
@@ -133,7 +134,7 @@ pub(crate) fn load<'f>(
     let (alpha, beta) = epilogue;
     let c = match sources.c {
         Some(file) => Some((file, file.require("c").in_file(file.path())?)),
-        None => sources.beside.get("c").filter(|_| named(sources.beside)).map(|c| (sources.beside, c)),
+        None => c_beside(sources.beside)?,
     };
     let beta = beta.unwrap_or(if c.is_some() { 1.0 } else { 0.0 });
     let epilogue = Epilogue { alpha: alpha.unwrap_or(1.0), beta };
@@ -146,6 +147,18 @@ pub(crate) fn load<'f>(
         _ => None,
     };
     Ok(Inputs { a, b, c, epilogue, readings })
+}
+
+/// The `c` of either file.
+fn c_beside<'f>([x, y]: [&'f TensorFile; 2]) -> Result<Option<(&'f TensorFile, TensorView<'f>)>, CliError> {
+    let find = |file: &'f TensorFile| file.get("c").filter(|_| named(file)).map(|c| (file, c));
+    match (find(x), find(y)) {
+        (Some(_), Some(_)) if x.path() != y.path() => {
+            let what = format!("{} and {} both hold a tensor `c`", x.path().display(), y.path().display());
+            Err(CliError::Usage(format!("{what}: name the one to use with --c")))
+        }
+        (c, other) => Ok(c.or(other)),
+    }
 }
 
 /// Whether the tensors of a file have names; the array of an `.npy` file could be anything.
@@ -195,6 +208,8 @@ struct Stored<'f> {
     tensor: TensorView<'f>,
     name: String,
     scales: Option<(&'f TensorFile, TensorView<'f>, String)>,
+    /// Scales that are there and do not count.
+    ignored: Option<String>,
 }
 
 impl<'f> Stored<'f> {
@@ -211,15 +226,22 @@ impl<'f> Stored<'f> {
             let view = beside.get(name)?;
             Some((beside, view, name.clone()))
         });
+        if scale_file.is_some() && tensor.ty().is_float() {
+            let letter = side.to_string().to_lowercase();
+            let (name, ty) = (name.escape_debug(), tensor.ty());
+            let what = format!("--scale-{letter}: tensor `{name}` is {ty} and is quantised with scales of its own");
+            return Err(CliError::Usage(what));
+        }
         if let (Some(scale_file), None) = (scale_file, &scales) {
             // Says which names there are.
             scale_file.require(&scale_name(name)).in_file(scale_file.path())?;
         }
         // A float operand is quantised with scales of its own.
+        let mut ignored = None;
         if tensor.ty().is_float() {
-            scales = None;
+            ignored = scales.take().map(|(_, _, name)| name);
         }
-        Ok(Self { side, file, tensor, name: name.to_owned(), scales })
+        Ok(Self { side, file, tensor, name: name.to_owned(), scales, ignored })
     }
 
     fn shape(&self) -> Result<(usize, usize), CliError> {
@@ -240,7 +262,11 @@ impl<'f> Stored<'f> {
             return Ok(vec![ScaleLayout::Tensor]);
         };
         if let Some(layout) = recorded {
-            return Ok(vec![layout.parse()?]);
+            let parsed = layout.parse::<ScaleLayout>().map_err(|error| {
+                let key = format!("scale_layout.{}", self.name);
+                CliError::Usage(format!("{}: metadata `{}`: {error}", self.file.path().display(), key.escape_debug()))
+            })?;
+            return Ok(vec![parsed]);
         }
         let readings = ScaleLayout::candidates(scales.shape(), rows, k);
         if readings.is_empty() {
@@ -276,6 +302,12 @@ impl<'f> Stored<'f> {
             let expected = "F8_E4M3 or F8_E5M2 (`gemm --recipe` and `quantize` make them)";
             return Err(TensorFault::Type { got, expected }.at(&self.tensor)).in_file(self.file.path());
         };
+        if let Some(ignored) = &self.ignored {
+            let (scales, name) = (ignored.escape_debug(), self.name.escape_debug());
+            let what = format!("tensor `{scales}` is not used: `{name}` is {} and gets its own", self.tensor.ty());
+            // A note, whatever the log level.
+            let _ = writeln!(io::stderr(), "note: {}: {what}", self.file.path().display());
+        }
         let ty = dtype.unwrap_or(OperandType::E4m3);
         let layout = layout.unwrap_or_else(|| usual_layout(recipe, self.side == Side::B));
         let quantizer = Quantizer { recipe, layout, ty };

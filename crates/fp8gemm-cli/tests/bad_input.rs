@@ -255,6 +255,73 @@ fn failures_write_nothing() {
     bad(&same, &["--tensor x", "twice"]);
 }
 
+/// Breaks if two tensors of one name, or one of the reserved name, are written, in whatever order
+/// they are asked for.
+#[test]
+fn output_names_are_unique() {
+    let folder = common::folder();
+    let matrix = |name: &str| f32s(name, &[4, 4], &uniform(16, 1));
+    let tensors = [matrix("a"), matrix("scale_a"), matrix("X.weight"), matrix("X.weight_scale_inv")];
+    save(&folder.path().join("in.safetensors"), &tensors, &[]);
+    let run = |x: &str, y: &str| {
+        let quantize = ["quantize", "in.safetensors", "-o", "o.safetensors", "--recipe", "deepgemm"];
+        fp8gemm(folder.path(), &[&quantize[..], &["--tensor", x, "--tensor", y]].concat())
+    };
+    for (x, y) in [("a", "scale_a"), ("X.weight", "X.weight_scale_inv")] {
+        run(x, y).refused(2, &["o.safetensors", "two tensors named", y]);
+        run(y, x).refused(2, &["o.safetensors", "two tensors named", y]);
+    }
+    let mut file = fs::File::create(folder.path().join("x.npy")).unwrap();
+    let header = format!("{:<117}\n", "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1), }");
+    std::io::Write::write_all(&mut file, &[b"\x93NUMPY\x01\x00\x76\x00", header.as_bytes(), &[0; 4]].concat()).unwrap();
+    let reserved = ["quantize", "x.npy", "-o", "o.safetensors", "--recipe", "deepgemm", "--tensor", "__metadata__"];
+    fp8gemm(folder.path(), &reserved).refused(2, &["__metadata__", "o.safetensors"]);
+    assert_eq!(names(folder.path()), ["in.safetensors", "x.npy"]);
+}
+
+/// Breaks if something that the user gave is ignored without a word.
+#[test]
+fn nothing_given_is_silently_ignored() {
+    let folder = common::folder();
+    let floats = f32s("a", &[40, 300], &uniform(12_000, 1));
+    let c = f32s("c", &[40, 130], &uniform(40 * 130, 4));
+    let vector = f32s("bias", &[3], &[1.0; 3]);
+    save(&folder.path().join("a.safetensors"), &[floats.clone(), f32s("scale_a", &[40, 3], &[0.5; 120]), vector], &[]);
+    save(&folder.path().join("b.safetensors"), &[codes("b", 130, 300, 2), c.clone()], &[]);
+    save(&folder.path().join("ac.safetensors"), &[floats, c], &[]);
+    let gemm = |a: &str, extra: &[&str]| {
+        let gemm = ["gemm", "--a", a, "--b", "b.safetensors", "-o", "d.safetensors", "--engine", "twin", "--json"];
+        fp8gemm(folder.path(), &[&gemm[..], &["--recipe", "deepgemm"], extra].concat())
+    };
+    gemm("a.safetensors", &["--scale-a", "a.safetensors"]).refused(2, &["--scale-a", "`a`", "F32"]);
+    gemm("ac.safetensors", &[]).refused(2, &["ac.safetensors", "b.safetensors", "`c`", "--c"]);
+    let run = gemm("a.safetensors", &[]);
+    assert!(run.json(0)["problem"].as_str().unwrap().contains("c=f32"), "{}", run.stdout);
+    assert!(run.stderr.contains("`scale_a` is not used"), "{}", run.stderr);
+    let quantize = ["quantize", "a.safetensors", "-o", "o.safetensors", "--recipe", "deepgemm"];
+    let text = fp8gemm(folder.path(), &quantize);
+    assert!(text.stdout.contains("2 tensors not quantised and not written: "), "{}", text.stdout);
+    let json = fp8gemm(folder.path(), &[&quantize[..], &["--json"]].concat()).json(0);
+    assert_eq!(json["not_written"].as_array().unwrap().len(), 2);
+    save(&folder.path().join("zz.safetensors"), &good(), &[("scale_layout.a", "zz")]);
+    fp8gemm(folder.path(), &["verify", "zz.safetensors"]).refused(2, &["zz.safetensors", "scale_layout.a", "1x128"]);
+}
+
+/// Breaks if MX scales need --policy although one policy alone is legal for them.
+#[test]
+fn mx_scales_have_a_default_policy() {
+    let folder = common::folder();
+    save(
+        &folder.path().join("in.safetensors"),
+        &[f32s("a", &[8, 64], &uniform(512, 1)), f32s("b", &[8, 64], &uniform(512, 2))],
+        &[],
+    );
+    let gemm = ["gemm", "--a", "in.safetensors", "--b", "in.safetensors", "-o", "d.safetensors", "--engine", "twin"];
+    let run = fp8gemm(folder.path(), &[&gemm[..], &["--recipe", "torchao-mx-rceil"]].concat());
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(run.stderr.contains("using --policy promote32"), "{}", run.stderr);
+}
+
 /// Breaks if two small files that ask for a D of terabytes end the process instead of the run.
 #[test]
 fn a_result_beyond_memory_is_refused() {

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::time::Instant;
 
 use fp8gemm::formats::ScaledView;
-use fp8gemm::problem::{OutputType, Problem, ScaleLayout, Side};
+use fp8gemm::problem::{OutputType, Policy, Problem, ScaleLayout, Side};
 use fp8gemm::sim::metrics::Metrics;
 use fp8gemm::sim::reference::ExactGemm;
 use fp8gemm::sim::{Gemm, Matrix, Path};
@@ -99,7 +99,7 @@ pub(crate) fn run(args: &GemmArgs, json: bool) -> Result<u8, CliError> {
         scale_a: flag(&operands.scale_a),
         scale_b: flag(&operands.scale_b),
         c: flag(&operands.c),
-        beside: open(&args.a)?,
+        beside: [open(&args.a)?, open(&args.b)?],
     };
     let inputs = load(&sources, operands, (operands.alpha, operands.beta), args.recipe)?;
     if inputs.readings.len() > 1 {
@@ -115,8 +115,8 @@ pub(crate) fn run(args: &GemmArgs, json: bool) -> Result<u8, CliError> {
         let what = "--output-type: .npy has no bf16; use f32 or f16, or name the output .safetensors";
         return Err(CliError::Usage(what.to_owned()));
     }
-    let mut gemm =
-        Gemm::new(inputs.a.view()?, inputs.b.view()?).output(ty).policy(args.policy).epilogue(inputs.epilogue);
+    let policy = policy(args.policy, inputs.a.view()?.layout(), inputs.b.view()?.layout());
+    let mut gemm = Gemm::new(inputs.a.view()?, inputs.b.view()?).output(ty).policy(policy).epilogue(inputs.epilogue);
     if let Some(c) = &inputs.c {
         gemm = gemm.c(c.view());
     }
@@ -127,7 +127,7 @@ pub(crate) fn run(args: &GemmArgs, json: bool) -> Result<u8, CliError> {
         let _ = writeln!(io::stderr(), "note: engine auto is the CPU twin; this version has no GPU kernels");
     }
     let problem = gemm.problem();
-    let (d, time) = engine::run(&gemm, &args.policy.to_string())?;
+    let (d, time) = engine::run(&gemm, &policy.to_string())?;
     write(&output, &metadata(&inputs, &problem)?, tensors(&inputs, &d, args.with_inputs)?).in_file(&args.output)?;
 
     let errors = errors(&inputs, &problem, &d)?;
@@ -154,6 +154,19 @@ pub(crate) fn run(args: &GemmArgs, json: bool) -> Result<u8, CliError> {
     report.head = head(&inputs, &problem, &report, speed(macs, time));
     print(json, &report, || report.text())?;
     Ok(SUCCESS)
+}
+
+/// The policy asked for, else the default, else the first that is legal for the scales.
+fn policy(asked: Option<Policy>, a: ScaleLayout, b: ScaleLayout) -> Policy {
+    let default = Policy::default();
+    if asked.is_some() || default.check(a, b).is_ok() {
+        return asked.unwrap_or(default);
+    }
+    // Where none is legal, the check of the default says why.
+    let Some(legal) = Policy::COMMON.into_iter().find(|policy| policy.check(a, b).is_ok()) else { return default };
+    let what = format!("{default} is not legal for A {a} and B {b} scales; using --policy {legal}");
+    let _ = writeln!(io::stderr(), "note: {what}");
+    legal
 }
 
 /// Checks that D can be allocated: two small files may ask for terabytes, and a failed allocation

@@ -15,7 +15,7 @@ use super::gemm::operand_tensors;
 use super::{SUCCESS, print};
 use crate::args::QuantizeArgs;
 use crate::error::{CliError, InFile};
-use crate::files::{Container, Output, TensorFile, TensorView, write};
+use crate::files::{Container, Output, TensorFile, TensorView, check_names, write};
 use crate::operands::{named, quantize, scale_name, usual_layout};
 use crate::text::{Number, count, duration, list, percent, table, value};
 
@@ -30,6 +30,8 @@ struct Report {
     recipe: String,
     dtype: String,
     tensors: Vec<TensorReport>,
+    /// Tensors of the input that are not in the output, where --tensor does not choose.
+    not_written: Vec<String>,
     seconds: Number,
     #[serde(skip)]
     time: Duration,
@@ -71,6 +73,14 @@ pub(crate) fn run(args: &QuantizeArgs, json: bool) -> Result<u8, CliError> {
     }
     let file = TensorFile::open(&args.input).in_file(&args.input)?;
     let selected = select(&file, &args.tensor)?;
+    let outputs: Vec<String> = selected.iter().flat_map(|(name, _)| [name.clone(), scale_name(name)]).collect();
+    check_names(outputs.iter().map(String::as_str)).in_file(&args.output)?;
+    let not_written: Vec<String> = if args.tensor.is_empty() && named(&file) {
+        let taken = |name: &str| selected.iter().any(|(known, _)| known == name);
+        file.tensors().map(|tensor| tensor.name().to_owned()).filter(|name| !taken(name)).collect()
+    } else {
+        Vec::new()
+    };
     let elements = selected.iter().map(|(_, tensor)| tensor.shape().iter().product::<usize>()).sum::<usize>();
     let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     if elements >= PATIENCE {
@@ -110,6 +120,7 @@ pub(crate) fn run(args: &QuantizeArgs, json: bool) -> Result<u8, CliError> {
         recipe: args.recipe.to_string(),
         dtype: args.dtype.to_string(),
         tensors: reports,
+        not_written,
         seconds: Number(time.as_secs_f64()),
         time,
     };
@@ -149,7 +160,7 @@ fn select<'f>(file: &'f TensorFile, names: &[String]) -> Result<Vec<(String, Ten
     }
     let mut selected: Vec<(String, TensorView<'f>)> = Vec::new();
     for name in names {
-        if selected.iter().any(|(known, _)| known == name || scale_name(known) == *name) {
+        if selected.iter().any(|(known, _)| known == name) {
             return Err(usage(format!("--tensor {}: the output would hold that name twice", name.escape_debug())));
         }
         selected.push((name.clone(), file.require(name).in_file(file.path())?));
@@ -182,6 +193,11 @@ impl Report {
         for tensor in self.tensors.iter().filter(|tensor| tensor.non_finite > 0) {
             let elements = count(tensor.non_finite, "NaN or infinite element");
             text += &format!("  {} holds {elements}\n", tensor.name.escape_debug());
+        }
+        if !self.not_written.is_empty() {
+            let names: Vec<_> = self.not_written.iter().map(|name| name.escape_debug().to_string()).collect();
+            let tensors = count(names.len() as u64, "tensor");
+            text += &format!("  {tensors} not quantised and not written: {}\n", list(&names));
         }
         text
     }

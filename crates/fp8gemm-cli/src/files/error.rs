@@ -29,6 +29,15 @@ pub enum FileError {
         /// How many there are.
         tensors: usize,
     },
+    /// Two tensors to write under one name.
+    #[error("cannot be written: there would be two tensors named `{}`", name.escape_debug())]
+    NameTwice {
+        /// The name.
+        name: String,
+    },
+    /// A tensor to write under the name that safetensors keeps for its metadata.
+    #[error("cannot be written: no tensor can be named `__metadata__`, which safetensors keeps for itself")]
+    ReservedName,
     /// What the system says when writing.
     #[error("cannot be written: {0}")]
     Write(#[source] io::Error),

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::{FileError, TensorFault};
 pub use tensor::{StoredType, TensorInfo, TensorView};
-pub use write::{Output, OutputTensor, write};
+pub use write::{Output, OutputTensor, check_names, write};
 
 use self::map::Map;
 

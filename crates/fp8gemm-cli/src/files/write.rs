@@ -6,7 +6,7 @@
 //! key.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -105,11 +105,28 @@ impl Output {
     }
 }
 
+/// Checks names of tensors for a safetensors file: each once, none reserved.
+///
+/// # Errors
+/// [`FileError::NameTwice`] and [`FileError::ReservedName`].
+pub fn check_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<(), FileError> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if name == "__metadata__" {
+            return Err(FileError::ReservedName);
+        }
+        if !seen.insert(name) {
+            return Err(FileError::NameTwice { name: name.to_owned() });
+        }
+    }
+    Ok(())
+}
+
 /// Writes the tensors: any number with metadata into a safetensors file, exactly one into an
 /// `.npy` file (which has no place for the name and the metadata).
 ///
 /// # Errors
-/// [`FileError::Write`]; for `.npy` also [`FileError::OneArray`] and [`TensorFault::Type`].
+/// [`FileError::Write`], [`FileError::NameTwice`] and [`FileError::ReservedName`]; for `.npy` also [`FileError::OneArray`] and [`TensorFault::Type`].
 pub fn write(
     output: &Output,
     metadata: &BTreeMap<String, String>,
@@ -117,6 +134,7 @@ pub fn write(
 ) -> Result<(), FileError> {
     let header = match output.container {
         Container::Safetensors => {
+            check_names(tensors.iter().map(|tensor| tensor.name.as_str()))?;
             tensors.sort_by(|x, y| y.ty.size().cmp(&x.ty.size()).then_with(|| x.name.cmp(&y.name)));
             safetensors_header(metadata, &tensors)
         }

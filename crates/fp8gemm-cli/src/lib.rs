@@ -24,6 +24,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use tracing::level_filters::LevelFilter;
 
 pub use error::CliError;
@@ -35,7 +36,21 @@ use crate::args::{Cli, Command};
 /// The exit code is 0 for success (and bits that are equal), 1 for bits that differ, 2 for wrong
 /// usage or input, 3 where the machine lacks something.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version go to standard output, as clap prints them; a bare `fp8gemm` is help too.
+        Err(error) if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            error.exit()
+        }
+        Err(error) => {
+            // The first paragraph says what is wrong.
+            let text = error.to_string();
+            let lines: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+            let message: String = lines.join(" ").chars().map(printable).collect();
+            let _ = writeln!(io::stderr(), "{message} (see --help)");
+            return ExitCode::from(2);
+        }
+    };
     start_logging(cli.global.verbose);
     let json = cli.global.json;
     let result = match &cli.command {

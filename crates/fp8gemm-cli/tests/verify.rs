@@ -126,8 +126,9 @@ trait RefusedUsage {
 }
 
 impl RefusedUsage for common::Run {
-    /// clap's own errors have more than one line.
+    /// clap's own errors are one line too.
     fn refused_usage(&self, word: &str) {
+        self.refused(2, &[word, "--help"]);
         assert_eq!(self.code, 2);
         assert_eq!(self.stdout, "");
         assert!(self.stderr.starts_with("error: ") && self.stderr.contains(word), "{}", self.stderr);

@@ -15,6 +15,7 @@ mod commands;
 mod engine;
 mod error;
 pub mod files;
+mod interrupt;
 mod operands;
 pub mod probe;
 mod sample;
@@ -52,6 +53,7 @@ pub fn main() -> ExitCode {
         }
     };
     start_logging(cli.global.verbose);
+    interrupt::install();
     let json = cli.global.json;
     let result = match &cli.command {
         Command::Verify(args) => commands::verify::run(args, json),

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use tempfile::NamedTempFile;
 
 use super::{Container, FileError, StoredType, TensorFault, npy};
+use crate::interrupt;
 
 /// A tensor to write: row-major, little-endian.
 #[derive(Clone, Debug)]
@@ -90,12 +91,13 @@ impl Output {
 
     fn replace(&self, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
         let temporary = self.temporary()?;
+        interrupt::started(temporary.path());
         let mut writer = BufWriter::with_capacity(1 << 20, temporary.as_file());
         fill(&mut writer)?;
         writer.flush()?;
         drop(writer);
         temporary.as_file().sync_all()?;
-        temporary.persist(&self.path).map_err(|error| error.error)?;
+        interrupt::finish(|| temporary.persist(&self.path)).map_err(|error| error.error)?;
         // The rename itself survives a power cut only once the folder is flushed. Where folders
         // cannot be opened (Windows), it is up to the system.
         if let Ok(folder) = File::open(self.folder()) {

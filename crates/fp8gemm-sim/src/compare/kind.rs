@@ -160,6 +160,21 @@ pub enum DifferenceKind {
     Unstructured,
 }
 
+/// Rows and columns in words, both ends included.
+struct Rectangle<'a>(&'a Range<usize>, &'a Range<usize>);
+
+impl fmt::Display for Rectangle<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let side = |f: &mut fmt::Formatter<'_>, name, range: &Range<usize>| match range.len() {
+            0 | 1 => write!(f, "{name} {}", range.start),
+            _ => write!(f, "{name}s {} to {}", range.start, range.end - 1),
+        };
+        side(f, "row", self.0)?;
+        f.write_str(", ")?;
+        side(f, "column", self.1)
+    }
+}
+
 impl fmt::Display for DifferenceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -173,8 +188,12 @@ impl fmt::Display for DifferenceKind {
                 seen => write!(f, "C is weighted with {seen:.6} instead of beta = {beta}"),
             },
             Self::Zeros { rows, columns, all } => {
-                let what = if *all { "everything" } else { "some values" };
-                write!(f, "zeros where values should be: {what} in rows {rows:?}, columns {columns:?}")
+                let what = match (rows.len() * columns.len(), all) {
+                    (1, _) => "",
+                    (_, true) => "all of ",
+                    (_, false) => "some values in ",
+                };
+                write!(f, "zeros where values should be: {what}{}", Rectangle(rows, columns))
             }
             Self::Scale { per: ScaleGroup::Matrix, ratio, .. } => {
                 write!(f, "every element is {ratio:.6} times what it should be: alpha or a tensor-wise scale is wrong")
@@ -199,8 +218,8 @@ impl fmt::Display for DifferenceKind {
             Self::OneUlp { bias, .. } => write!(f, "off by one ULP, {bias}: other roundings before the last cast"),
             Self::Tiles { size, wrong, of, rows, columns } => write!(
                 f,
-                "{wrong} of {of} tiles of {size} x {size} are wrong throughout, the first at rows {rows:?}, \
-                 columns {columns:?}"
+                "{wrong} of {of} tiles of {size} x {size} are wrong throughout, the first is {}",
+                Rectangle(rows, columns)
             ),
             Self::Rows { wrong, first } => write!(f, "{wrong} whole rows are wrong, the first is row {first}"),
             Self::Columns { wrong, first } => {

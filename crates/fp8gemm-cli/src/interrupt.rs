@@ -1,0 +1,42 @@
+//! Ctrl-C (and SIGTERM) in the middle of a write: the half-written temporary file goes, the
+//! destination stays as it was, the exit code is 130.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The temporary file being written, if any. The lock is also held while it is renamed, so that an
+/// interruption finds it either unfinished or in place.
+static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+fn unfinished() -> MutexGuard<'static, Option<PathBuf>> {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Installs the handler. Without one (a signal mask of the parent's, say) the system's own answer
+/// to Ctrl-C remains.
+pub(crate) fn install() {
+    let installed = ctrlc::set_handler(|| {
+        if let Some(path) = unfinished().take() {
+            let _ = fs::remove_file(path);
+        }
+        process::exit(130);
+    });
+    if let Err(error) = installed {
+        tracing::debug!(%error, "no handler for Ctrl-C");
+    }
+}
+
+/// Names the temporary file that an interruption must remove.
+pub(crate) fn started(path: &Path) {
+    *unfinished() = Some(path.to_owned());
+}
+
+/// Runs the renaming, after which there is nothing to remove.
+pub(crate) fn finish<T>(rename: impl FnOnce() -> T) -> T {
+    let mut unfinished = unfinished();
+    let result = rename();
+    *unfinished = None;
+    result
+}

@@ -6,6 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use fp8gemm::formats::quantize::Recipe;
 use fp8gemm::problem::{OperandType, OutputType, Policy, ScaleLayout};
 
+use crate::commands::{bench::BenchArgs, cache::CacheArgs, kernels::KernelsArgs};
+
 const ABOUT: &str = "\
 FP8 matrix multiplication with fine-grained scaling: quantise, multiply on a CPU model of Hopper's \
 tensor cores, and verify recorded kernels bit for bit.
@@ -49,6 +51,12 @@ pub(crate) enum Command {
     Gemm(GemmArgs),
     /// Turn f32, f16 or bf16 tensors into FP8 codes and scales
     Quantize(QuantizeArgs),
+    /// List, compile, disassemble and explain the GPU kernels; no GPU needed
+    Kernels(KernelsArgs),
+    /// Look after the cache of compiled kernels
+    Cache(CacheArgs),
+    /// Time the GPU kernels beside cuBLASLt
+    Bench(BenchArgs),
     /// Say what this machine offers and what is missing
     Doctor,
 }

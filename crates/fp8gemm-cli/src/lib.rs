@@ -59,6 +59,9 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => commands::verify::run(args, json),
         Command::Gemm(args) => commands::gemm::run(args, json),
         Command::Quantize(args) => commands::quantize::run(args, json),
+        Command::Kernels(args) => commands::kernels::run(args, json),
+        Command::Cache(args) => commands::cache::run(args, json),
+        Command::Bench(args) => commands::bench::run(args, json),
         Command::Doctor => commands::doctor::run(json),
     };
     match result {

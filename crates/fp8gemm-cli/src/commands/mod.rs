@@ -1,7 +1,10 @@
 //! The subcommands. Each returns its exit code and prints once, at its end.
 
+pub(crate) mod bench;
+pub(crate) mod cache;
 pub(crate) mod doctor;
 pub(crate) mod gemm;
+pub(crate) mod kernels;
 pub(crate) mod quantize;
 pub(crate) mod verify;
 

@@ -39,6 +39,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod arguments;
 mod device;
 mod error;
 mod host;

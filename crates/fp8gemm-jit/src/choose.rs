@@ -174,7 +174,11 @@ fn config(
         cluster,
         // All rows of tiles at once where K is short: B is then read once.
         group: if k_blocks <= 12 { 64 } else { 16 },
-        max_k_blocks: k_blocks.max(16).checked_next_power_of_two()?,
+        max_k_blocks: match scales {
+            KernelScales::Block1d2d => k_blocks.max(16).checked_next_power_of_two()?,
+            // Unused: one kernel for every K.
+            _ => 1,
+        },
     };
     let stages =
         (2..=8).rev().find(|stages| KernelConfig { stages: *stages, ..most }.shared_bytes() <= SHARED_LIMIT)?;

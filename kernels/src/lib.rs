@@ -4,6 +4,9 @@
 //! |---|---|
 //! | [`PTX`] | the PTX instructions in use, one function each |
 //! | [`GEMM`] | the dense GEMM, read from top to bottom |
+//! | [`ELEMENTWISE`] | what the next two share: 16 bytes of input, the scale of a block, the cast |
+//! | [`QUANTIZE`] | `[rows, K]` numbers to FP8 codes and block scales |
+//! | [`TRANSPOSE`] | the same from `[K, rows]`, and the transposition of FP8 codes |
 //!
 //! They include no header and name no path: a translation unit is the constants of one
 //! configuration, then these texts in this order. `fp8gemm-jit` assembles and compiles it.
@@ -15,3 +18,12 @@ pub const PTX: &str = include_str!("ptx.cuh");
 
 /// The persistent, warp-specialised dense GEMM kernel `fp8gemm`.
 pub const GEMM: &str = include_str!("gemm.cu");
+
+/// Loads, magnitudes, DeepGEMM's scale rule and the cast to FP8.
+pub const ELEMENTWISE: &str = include_str!("elementwise.cuh");
+
+/// The kernel `fp8gemm_quantize`.
+pub const QUANTIZE: &str = include_str!("quantize.cu");
+
+/// The kernel `fp8gemm_transpose`.
+pub const TRANSPOSE: &str = include_str!("transpose.cu");

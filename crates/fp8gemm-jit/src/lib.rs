@@ -3,6 +3,7 @@
 //! | item | what it does |
 //! |---|---|
 //! | [`KernelConfig`] | the constants of one kernel, and its source |
+//! | [`ElementwiseKernel`] | the constants of a kernel that quantises or transposes, and its source |
 //! | [`choose`] | picks a configuration for a problem and a GPU, and says why |
 //! | [`Nvrtc`] | finds and loads NVIDIA's run-time compiler, and compiles a source for `sm_90a` |
 //! | [`Report`] | reads what ptxas says: registers, stack, spills, serialised `wgmma`; rejects bad kernels |
@@ -30,10 +31,12 @@
 #![deny(unsafe_code)]
 
 mod cache;
+pub mod catalog;
 mod choose;
 mod compiler;
 mod config;
 mod cubin;
+mod elementwise;
 mod error;
 mod nvrtc;
 mod report;
@@ -44,6 +47,7 @@ pub use choose::{Choice, Estimate, choose};
 pub use compiler::{Checked, Compiler, Unit, compile_checked};
 pub use config::{Accumulation, KernelConfig, KernelScales, SHARED_LIMIT};
 pub use cubin::{Architecture, Cubin, CubinKernel};
+pub use elementwise::{BlockScales, ElementwiseKernel, QuantizeKernel};
 pub use error::JitError;
 pub use nvrtc::{Attempt, Attempts, BASE_OPTIONS, Compiled, NVRTC_VARIABLE, Nvrtc, Place};
 pub use report::{Defect, FunctionReport, KernelReport, LocalMemory, Remark, Report};

@@ -54,78 +54,121 @@ impl Arguments {
         p: &Problem,
         config: &KernelConfig,
         operands: &Operands,
-        [form_a, form_b]: [ScaleForm; 2],
+        forms: [ScaleForm; 2],
     ) -> Result<Self, HopperError> {
-        let (m, n, k) = (p.m as u64, p.n as u64, p.k as u64);
-        let operand = |matrix: DeviceMatrix, rows: u64, block: u32| {
-            encode(&Layout {
-                element: Element::U8,
-                pointer: matrix.pointer,
-                dimensions: &[k, rows],
-                strides: &[matrix.stride as u64],
-                extent: &[128, block],
-                swizzle: true,
-            })
-        };
         let unused = sys::CUtensorMap { opaque: [0; 16] };
-        let scales = |form: ScaleForm, matrix: DeviceMatrix, rows: u64, block: u32| {
-            if form != ScaleForm::BlocksByRows {
-                return Ok(unused);
-            }
-            encode(&Layout {
-                element: Element::F32,
-                pointer: matrix.pointer,
-                dimensions: &[rows, k.div_ceil(128)],
-                strides: &[matrix.stride as u64 * 4],
-                extent: &[block, 1],
-                swizzle: false,
-            })
-        };
-        let size = p.d.size() as u64;
-        let element = if size == 4 { Element::F32 } else { Element::U16 };
-        // D leaves in atoms of 64 rows and 128 bytes.
-        let columns = 128 / size as u32;
-        let d = encode(&Layout {
-            element,
-            pointer: operands.d.pointer,
-            dimensions: &[n, m],
-            strides: &[operands.d.stride as u64 * size],
-            extent: &[columns, 64],
-            swizzle: true,
-        })?;
-        let whole_tiles = n / u64::from(config.block_n);
-        // Read only where an atom ends beyond its tile and the tile is whole.
-        let d_tiles = if config.block_n.is_multiple_of(columns) || whole_tiles == 0 {
-            d
-        } else {
-            encode(&Layout {
-                element,
-                pointer: operands.d.pointer,
-                dimensions: &[u64::from(config.block_n), whole_tiles, m],
-                strides: &[u64::from(config.block_n) * size, operands.d.stride as u64 * size],
-                extent: &[columns, 1, 64],
-                swizzle: true,
-            })?
-        };
-        Ok(Self {
-            a: operand(operands.a, m, config.block_m)?,
-            b: operand(operands.b, n, config.block_n)?,
-            scale_a: scales(form_a, operands.scale_a, m, config.block_m)?,
-            scale_b: scales(form_b, operands.scale_b, n, config.block_n)?,
-            d,
-            d_tiles,
-            scales_a: operands.scale_a.pointer,
-            scales_b: operands.scale_b.pointer,
-            c: operands.c.map_or(0, |c| c.pointer),
-            c_stride: operands.c.map_or(0, |c| c.stride as u64),
+        let mut arguments = Self {
+            a: unused,
+            b: unused,
+            scale_a: unused,
+            scale_b: unused,
+            d: unused,
+            d_tiles: unused,
+            scales_a: 0,
+            scales_b: 0,
+            c: 0,
+            c_stride: 0,
             // `check_sizes` has seen that they fit.
-            m: m as u32,
-            n: n as u32,
-            k: k as u32,
-            scales_a_step: u32::from(form_a == ScaleForm::Rows),
-            scales_b_step: u32::from(form_b == ScaleForm::Rows),
+            m: p.m as u32,
+            n: p.n as u32,
+            k: p.k as u32,
+            scales_a_step: u32::from(forms[0] == ScaleForm::Rows),
+            scales_b_step: u32::from(forms[1] == ScaleForm::Rows),
             alpha: p.epilogue.alpha,
             beta: p.epilogue.beta,
-        })
+        };
+        arguments.point(p, config, forms, None, operands)?;
+        Ok(arguments)
     }
+
+    /// Points at `new` matrices; maps of matrices that are those of `old` are kept, since encoding
+    /// one takes the driver about a quarter of a microsecond.
+    pub(crate) fn point(
+        &mut self,
+        p: &Problem,
+        config: &KernelConfig,
+        [form_a, form_b]: [ScaleForm; 2],
+        old: Option<&Operands>,
+        new: &Operands,
+    ) -> Result<(), HopperError> {
+        let changed = |of: fn(&Operands) -> DeviceMatrix| old.is_none_or(|old| of(old) != of(new));
+        let (m, n) = (p.m as u64, p.n as u64);
+        if changed(|o| o.a) {
+            self.a = codes(p, new.a, m, config.block_m)?;
+        }
+        if changed(|o| o.b) {
+            self.b = codes(p, new.b, n, config.block_n)?;
+        }
+        if form_a == ScaleForm::BlocksByRows && changed(|o| o.scale_a) {
+            self.scale_a = scales(p, new.scale_a, m, config.block_m)?;
+        }
+        if form_b == ScaleForm::BlocksByRows && changed(|o| o.scale_b) {
+            self.scale_b = scales(p, new.scale_b, n, config.block_n)?;
+        }
+        if changed(|o| o.d) {
+            (self.d, self.d_tiles) = stores(p, config, new.d)?;
+        }
+        self.scales_a = new.scale_a.pointer;
+        self.scales_b = new.scale_b.pointer;
+        self.c = new.c.map_or(0, |c| c.pointer);
+        self.c_stride = new.c.map_or(0, |c| c.stride as u64);
+        Ok(())
+    }
+}
+
+/// An operand, loaded in blocks of 128 of K and `block` rows.
+fn codes(p: &Problem, matrix: DeviceMatrix, rows: u64, block: u32) -> Result<sys::CUtensorMap, HopperError> {
+    encode(&Layout {
+        element: Element::U8,
+        pointer: matrix.pointer,
+        dimensions: &[p.k as u64, rows],
+        strides: &[matrix.stride as u64],
+        extent: &[128, block],
+        swizzle: true,
+    })
+}
+
+/// Scales of form `BlocksByRows`, loaded for `block` rows of one block of K.
+fn scales(p: &Problem, matrix: DeviceMatrix, rows: u64, block: u32) -> Result<sys::CUtensorMap, HopperError> {
+    encode(&Layout {
+        element: Element::F32,
+        pointer: matrix.pointer,
+        dimensions: &[rows, p.k.div_ceil(128) as u64],
+        strides: &[matrix.stride as u64 * 4],
+        extent: &[block, 1],
+        swizzle: false,
+    })
+}
+
+/// D, which leaves in atoms of 64 rows and 128 bytes; and D as whole tiles of columns, where an atom
+/// can end beyond its tile (else the same map again, which nobody reads).
+fn stores(
+    p: &Problem,
+    config: &KernelConfig,
+    d: DeviceMatrix,
+) -> Result<(sys::CUtensorMap, sys::CUtensorMap), HopperError> {
+    let (m, n, size) = (p.m as u64, p.n as u64, p.d.size() as u64);
+    let element = if size == 4 { Element::F32 } else { Element::U16 };
+    let columns = 128 / size as u32;
+    let whole = encode(&Layout {
+        element,
+        pointer: d.pointer,
+        dimensions: &[n, m],
+        strides: &[d.stride as u64 * size],
+        extent: &[columns, 64],
+        swizzle: true,
+    })?;
+    let block = u64::from(config.block_n);
+    if config.block_n.is_multiple_of(columns) || n < block {
+        return Ok((whole, whole));
+    }
+    let tiles = encode(&Layout {
+        element,
+        pointer: d.pointer,
+        dimensions: &[block, n / block, m],
+        strides: &[block * size, d.stride as u64 * size],
+        extent: &[columns, 1, 64],
+        swizzle: true,
+    })?;
+    Ok((whole, tiles))
 }

@@ -1,6 +1,7 @@
 //! The one error type of this crate.
 
 use cudarc::driver::DriverError;
+use cudarc::driver::sys::CUresult;
 use fp8gemm_jit::JitError;
 use fp8gemm_problem::{OutputType, Problem, ProblemError};
 
@@ -46,6 +47,17 @@ pub enum HopperError {
     #[error("{call} failed with code {code}: {name}")]
     Cuda {
         /// What was called.
+        call: &'static str,
+        /// Its `CUresult`.
+        code: u32,
+        /// The driver's name of the code.
+        name: String,
+    },
+    /// A kernel or copy did something illegal, here or earlier, and every CUDA call in this process
+    /// fails from now on: memory of the GPU is lost.
+    #[error("{call} failed with code {code}: {name}; the GPU's context is lost, only a new process can use it again")]
+    ContextLost {
+        /// The call that was told of it.
         call: &'static str,
         /// Its `CUresult`.
         code: u32,
@@ -134,11 +146,23 @@ pub enum HopperError {
         /// The limit.
         rule: &'static str,
     },
-    /// A stream of another context than the plan's.
-    #[error("the stream belongs to another CUDA context (device {stream}) than the plan (device {plan})")]
+    /// A slice of device memory that is too short for its matrix.
+    #[error("{argument} has {found} elements, but its shape and stride need {needed}")]
+    Length {
+        /// Which matrix.
+        argument: &'static str,
+        /// The slice's elements.
+        found: usize,
+        /// Elements from the first to the last that is read or written.
+        needed: u128,
+    },
+    /// A stream or memory of another context than the plan's.
+    #[error("{what} belongs to another CUDA context (device {found}) than the plan (device {plan})")]
     WrongContext {
-        /// The stream's device.
-        stream: usize,
+        /// The stream, or which matrix.
+        what: &'static str,
+        /// Its device.
+        found: usize,
         /// The plan's device.
         plan: usize,
     },
@@ -150,9 +174,29 @@ impl HopperError {
     pub(crate) fn cuda(call: &'static str) -> impl FnOnce(DriverError) -> Self {
         move |error| {
             let name = error.error_name().map_or_else(|_| "no name".to_owned(), |name| name.to_string_lossy().into());
-            Self::Cuda { call, code: error.0 as u32, name }
+            let code = error.0 as u32;
+            if is_sticky(error.0) { Self::ContextLost { call, code, name } } else { Self::Cuda { call, code, name } }
         }
     }
+}
+
+/// Errors that CUDA documents as leaving the process in an inconsistent state.
+fn is_sticky(code: CUresult) -> bool {
+    matches!(
+        code,
+        CUresult::CUDA_ERROR_ECC_UNCORRECTABLE
+            | CUresult::CUDA_ERROR_NVLINK_UNCORRECTABLE
+            | CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
+            | CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
+            | CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED
+            | CUresult::CUDA_ERROR_ASSERT
+            | CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR
+            | CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | CUresult::CUDA_ERROR_MISALIGNED_ADDRESS
+            | CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | CUresult::CUDA_ERROR_INVALID_PC
+            | CUresult::CUDA_ERROR_LAUNCH_FAILED
+    )
 }
 
 fn version(number: i32) -> String {

@@ -10,14 +10,14 @@
 //! |---|---|
 //! | [`probe`], [`Gpu`] | finds Hopper GPUs and opens one; a missing driver is an error value |
 //! | [`Plan`] | problem -> configuration -> compiled and loaded kernel |
-//! | [`Plan::prepare`], [`Prepared::launch`] | pointers and strides checked and encoded; then one driver call |
+//! | [`Plan::gemm`], [`Plan::gemm_add`], [`Plan::gemm_accumulate`] | launches on cudarc's slices, on the caller's stream |
+//! | [`Plan::prepare`], [`Prepared::launch`] | raw pointers: checked and encoded; then one driver call |
 //! | [`gemm_on_gpu`] | host matrices in, host matrix out |
 //!
 //! Nothing of CUDA is needed to build. At run time: the NVIDIA driver, and NVRTC or a cache of
 //! compiled kernels (see `fp8gemm-jit`).
 //!
-//! Not here yet: launches that are generic over cudarc's `DevicePtr` (today they take raw pointers,
-//! hence `unsafe`), quantisation on the GPU, repacking and transposing on the GPU ([`gemm_on_gpu`]
+//! Not here yet: quantisation on the GPU, repacking and transposing on the GPU ([`gemm_on_gpu`]
 //! repacks on the host), K = 0.
 //!
 //! ```no_run
@@ -43,9 +43,12 @@ mod arguments;
 mod device;
 mod error;
 mod host;
+mod kernel;
+mod launch;
 mod operands;
 mod plan;
 mod scales;
+mod slices;
 mod tensor_map;
 
 pub use cudarc;
@@ -53,6 +56,8 @@ pub use cudarc;
 pub use device::{DeviceInfo, Gpu, probe};
 pub use error::HopperError;
 pub use host::{HostMatrix, HostStep, HostView, Product, gemm_on_gpu};
+pub use launch::{LaunchOptions, Prepared};
 pub use operands::{DeviceMatrix, Operands};
-pub use plan::{Plan, Prepared};
+pub use plan::Plan;
 pub use scales::ScaleForm;
+pub use slices::{Fp8, Inputs, OutputElement, Strided, StridedMut};

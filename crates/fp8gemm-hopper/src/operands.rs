@@ -83,7 +83,7 @@ fn tma(argument: &'static str, matrix: DeviceMatrix, columns: usize, size: usize
     wide(argument, matrix, columns)?;
     let unit = 16 / size;
     let rule = if !matrix.stride.is_multiple_of(unit) {
-        format!("TMA needs multiples of 16 bytes, {unit} elements here")
+        format!("TMA needs multiples of {unit} elements (16 bytes); copy it to such rows, as gemm_on_gpu does")
     } else if matrix.stride >= (1 << 40) / size {
         "TMA's strides end below 2^40 bytes".to_owned()
     } else {
@@ -99,7 +99,7 @@ fn aligned(argument: &'static str, pointer: u64, bytes: u64) -> Result<(), Hoppe
         return Ok(());
     } else {
         match bytes {
-            16 => "is not a multiple of 16 bytes, which TMA needs",
+            16 => "is not a multiple of 16 bytes, which TMA needs; copy the matrix, as gemm_on_gpu does",
             4 => "is not a multiple of 4 bytes, the size of an element",
             _ => "is not a multiple of 2 bytes, the size of an element",
         }
@@ -180,6 +180,9 @@ mod tests {
         let (problem, o) = good();
         let bad = Operands { a: DeviceMatrix { stride: 136, ..o.a }, ..o };
         let text = bad.check(&problem, FORMS).unwrap_err().to_string();
-        assert_eq!(text, "A: row stride of 136 elements: TMA needs multiples of 16 bytes, 16 elements here");
+        assert_eq!(
+            text,
+            "A: row stride of 136 elements: TMA needs multiples of 16 elements (16 bytes); copy it to such rows, as gemm_on_gpu does"
+        );
     }
 }

@@ -1,30 +1,29 @@
 //! A compiled kernel for one problem, and launches of it on device memory.
 
-use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaFunction, CudaStream, sys};
-use cudarc::nvrtc::Ptx;
-use fp8gemm_jit::{BASE_OPTIONS, Compiler, JitError, KERNEL, KernelConfig, KernelScales, Unit, choose};
+use cudarc::driver::{CudaContext, CudaStream, sys};
+use fp8gemm_jit::{Compiler, JitError, KernelConfig, KernelScales, choose};
 use fp8gemm_problem::{Problem, Side};
 
-use crate::arguments::{Arguments, grid};
+use crate::kernel::Kernel;
 use crate::operands::Operands;
 use crate::scales::ScaleForm;
-use crate::{Gpu, HopperError};
+use crate::{Gpu, HopperError, Prepared};
 
-/// A problem with the kernel that computes it, loaded on one GPU. Cheap to clone.
+/// A problem with the kernel that computes it, loaded on one GPU. Cheap to clone; `Send` and `Sync`.
 ///
-/// Making a plan may compile (a fraction of a second, once for each configuration and cache);
-/// [`prepare`](Self::prepare) and [`Prepared::launch`] neither compile nor allocate device memory.
-/// `Send` and `Sync`.
+/// Making a plan may compile (a fraction of a second, once for each configuration and cache). While
+/// a plan lives, others of its configuration in the same CUDA context share its loaded kernel and
+/// take microseconds to make. [`prepare`](Self::prepare) and [`Prepared::launch`] neither compile
+/// nor allocate device memory nor take a lock.
 #[derive(Clone, Debug)]
 pub struct Plan {
     problem: Problem,
     config: KernelConfig,
+    forms: [ScaleForm; 2],
     sms: u32,
-    function: CudaFunction,
-    context: Arc<CudaContext>,
+    kernel: Arc<Kernel>,
 }
 
 impl Plan {
@@ -38,7 +37,7 @@ impl Plan {
     pub fn new(gpu: &Gpu, compiler: &Compiler, problem: &Problem) -> Result<Self, HopperError> {
         let mut rejected = None;
         for candidate in choose(problem, gpu.sms())?.candidates {
-            match Self::with_config(gpu, compiler, problem, candidate.config) {
+            match Self::load(gpu, compiler, problem, candidate.config) {
                 Err(HopperError::Jit(error @ JitError::Rejected { .. })) => {
                     tracing::warn!(%problem, config = %candidate.config, %error, "configuration passed over");
                     rejected.get_or_insert(error);
@@ -62,23 +61,16 @@ impl Plan {
     ) -> Result<Self, HopperError> {
         // Whatever is chosen has the types, scales and accumulation that the problem needs.
         check_config(problem, &config, &choose(problem, gpu.sms())?.config())?;
+        Self::load(gpu, compiler, problem, config)
+    }
+
+    fn load(gpu: &Gpu, compiler: &Compiler, problem: &Problem, config: KernelConfig) -> Result<Self, HopperError> {
         check_sizes(problem, &config)?;
-        let (source, configuration) = (config.source(), config.to_string());
-        let unit = Unit { source: &source, kernel: KERNEL, configuration: &configuration, options: &BASE_OPTIONS };
-        let cubin = compiler.cubin(&unit)?;
-        let context = Arc::clone(gpu.context());
-        let module =
-            context.load_module(Ptx::from_binary(cubin.to_vec())).map_err(HopperError::cuda("cuModuleLoadData"))?;
-        let function = module.load_function(KERNEL).map_err(HopperError::cuda("cuModuleGetFunction"))?;
-        function
-            .set_attribute(
-                sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                // At most SHARED_LIMIT, which `config.check` has seen to.
-                config.shared_bytes() as i32,
-            )
-            .map_err(HopperError::cuda("cuFuncSetAttribute"))?;
+        let kernel = Kernel::load(gpu, compiler, &config)?;
         tracing::debug!(%problem, %config, device = gpu.info().ordinal, "plan");
-        Ok(Self { problem: *problem, config, sms: gpu.sms(), function, context })
+        let forms = [(Side::A, problem.a), (Side::B, problem.b)]
+            .map(|(side, operand)| ScaleForm::of(config.scales, side, operand.scales));
+        Ok(Self { problem: *problem, config, forms, sms: gpu.sms(), kernel })
     }
 
     /// What it computes.
@@ -93,13 +85,25 @@ impl Plan {
 
     /// The context that the kernel is loaded in.
     pub fn context(&self) -> &Arc<CudaContext> {
-        &self.context
+        self.kernel.context()
+    }
+
+    /// The loaded kernel, for profilers and other runtimes; valid while the plan lives.
+    pub fn cu_function(&self) -> sys::CUfunction {
+        self.kernel.handle()
     }
 
     /// How the scales of this operand must lie in device memory.
     pub fn scale_form(&self, side: Side) -> ScaleForm {
-        let operand = if side == Side::A { self.problem.a } else { self.problem.b };
-        ScaleForm::of(self.config.scales, side, operand.scales)
+        self.forms[usize::from(side == Side::B)]
+    }
+
+    pub(crate) fn forms(&self) -> [ScaleForm; 2] {
+        self.forms
+    }
+
+    pub(crate) fn sms(&self) -> u32 {
+        self.sms
     }
 
     /// Checks pointers and strides, and encodes them for the kernel. Touches no device memory.
@@ -108,10 +112,7 @@ impl Plan {
     /// [`HopperError::Pointer`], [`HopperError::Stride`], [`HopperError::PresenceOfC`], each naming
     /// the argument, its value and the rule; [`HopperError::Cuda`].
     pub fn prepare(&self, operands: &Operands) -> Result<Prepared, HopperError> {
-        let forms = [self.scale_form(Side::A), self.scale_form(Side::B)];
-        operands.check(&self.problem, forms)?;
-        let arguments = Arguments::encode(&self.problem, &self.config, operands, forms)?;
-        Ok(Prepared { plan: self.clone(), arguments, grid: grid(&self.problem, &self.config, self.sms) })
+        Prepared::new(self, operands)
     }
 
     /// Checks, encodes and launches: [`prepare`](Self::prepare) and [`Prepared::launch`].
@@ -125,78 +126,6 @@ impl Plan {
         let prepared = self.prepare(operands)?;
         // SAFETY: the caller promises what `Prepared::launch` asks for.
         unsafe { prepared.launch(stream) }
-    }
-}
-
-/// A plan bound to pointers: what is left is one driver call. `Send` and `Sync`.
-#[derive(Clone, Debug)]
-pub struct Prepared {
-    plan: Plan,
-    arguments: Arguments,
-    grid: u32,
-}
-
-impl Prepared {
-    /// The plan.
-    pub fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
-    /// Launches the kernel on `stream` and returns at once. The result is in D when the stream has
-    /// got there; errors of the kernel itself surface at a later call on this context, as always
-    /// in CUDA.
-    ///
-    /// # Errors
-    /// [`HopperError::WrongContext`], [`HopperError::Cuda`].
-    ///
-    /// # Safety
-    /// From now until the launch is done on the stream, for each matrix of the [`Operands`] that
-    /// was prepared, of the shape, type and scale form that the plan says:
-    /// - every row, from the pointer on at multiples of the stride, is memory that this device can
-    ///   access, and stays allocated;
-    /// - A, B, C and the scales are initialised, and nothing writes them;
-    /// - every row of D, the last one too, is allocated up to the next multiple of 16 bytes, which
-    ///   the kernel may write;
-    /// - nothing else reads or writes D;
-    /// - D overlaps nothing, except that C may be exactly D (same pointer and stride).
-    pub unsafe fn launch(&self, stream: &CudaStream) -> Result<(), HopperError> {
-        let (plan, context) = (&self.plan, stream.context());
-        if context.cu_ctx() != plan.context.cu_ctx() {
-            return Err(HopperError::WrongContext { stream: context.ordinal(), plan: plan.context.ordinal() });
-        }
-        context.bind_to_thread().map_err(HopperError::cuda("cuCtxSetCurrent"))?;
-        let mut cluster = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
-            pad: Default::default(),
-            value: sys::CUlaunchAttributeValue {
-                clusterDim: sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: plan.config.cluster, y: 1, z: 1 },
-            },
-        };
-        let config = sys::CUlaunchConfig {
-            gridDimX: self.grid,
-            gridDimY: 1,
-            gridDimZ: 1,
-            blockDimX: plan.config.threads(),
-            blockDimY: 1,
-            blockDimZ: 1,
-            sharedMemBytes: plan.config.shared_bytes(),
-            hStream: stream.cu_stream(),
-            attrs: &raw mut cluster,
-            numAttrs: u32::from(plan.config.cluster > 1),
-        };
-        let mut parameters = [(&raw const self.arguments).cast_mut().cast::<c_void>()];
-        // SAFETY: the kernel takes one parameter of this layout, which the driver copies before it
-        // returns; `config`, its attribute and `parameters` outlive the call; the function is kept
-        // loaded by the plan. What the kernel does with memory is the caller's promise.
-        let code = unsafe {
-            sys::cuLaunchKernelEx(
-                &raw const config,
-                plan.function.cu_function(),
-                parameters.as_mut_ptr(),
-                std::ptr::null_mut(),
-            )
-        };
-        code.result().map_err(HopperError::cuda("cuLaunchKernelEx"))
     }
 }
 

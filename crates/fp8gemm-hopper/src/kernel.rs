@@ -1,0 +1,89 @@
+//! A compiled kernel, loaded into one CUDA context. Plans of the same configuration share it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use cudarc::driver::{CudaContext, CudaFunction, result, sys};
+use cudarc::nvrtc::Ptx;
+use fp8gemm_jit::{BASE_OPTIONS, Compiler, KERNEL, KernelConfig, Unit};
+
+use crate::{Gpu, HopperError};
+
+/// A kernel that stays loaded as long as this lives, and the context it is loaded in.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    function: CudaFunction,
+    context: Arc<CudaContext>,
+}
+
+/// A context's handle and a configuration. The handle is not reused while the kernel lives, since
+/// the kernel keeps the context.
+type Key = (usize, KernelConfig);
+
+/// What is loaded now. A kernel is unloaded with its last plan.
+static LOADED: Mutex<Option<HashMap<Key, Weak<Kernel>>>> = Mutex::new(None);
+
+impl Kernel {
+    /// The loaded kernel of this configuration: one that some plan holds, or from the compiler.
+    pub(crate) fn load(gpu: &Gpu, compiler: &Compiler, config: &KernelConfig) -> Result<Arc<Self>, HopperError> {
+        let key = (gpu.context().cu_ctx() as usize, *config);
+        if let Some(kernel) = with_loaded(|loaded| loaded.get(&key).and_then(Weak::upgrade)) {
+            return Ok(kernel);
+        }
+        // Not under the lock: compiling takes long. Two threads may load the same kernel; the
+        // second to come here takes the first's.
+        let kernel = Arc::new(Self::compile(gpu, compiler, config)?);
+        Ok(with_loaded(|loaded| {
+            if let Some(first) = loaded.get(&key).and_then(Weak::upgrade) {
+                return first;
+            }
+            loaded.retain(|_, kernel| kernel.strong_count() > 0);
+            loaded.insert(key, Arc::downgrade(&kernel));
+            kernel
+        }))
+    }
+
+    fn compile(gpu: &Gpu, compiler: &Compiler, config: &KernelConfig) -> Result<Self, HopperError> {
+        let (source, configuration) = (config.source(), config.to_string());
+        let unit = Unit { source: &source, kernel: KERNEL, configuration: &configuration, options: &BASE_OPTIONS };
+        let cubin = compiler.cubin(&unit)?;
+        let context = Arc::clone(gpu.context());
+        bind(&context)?;
+        let module =
+            context.load_module(Ptx::from_binary(cubin.to_vec())).map_err(HopperError::cuda("cuModuleLoadData"))?;
+        let function = module.load_function(KERNEL).map_err(HopperError::cuda("cuModuleGetFunction"))?;
+        function
+            .set_attribute(
+                sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                // At most SHARED_LIMIT, which `config.check` has seen to.
+                config.shared_bytes() as i32,
+            )
+            .map_err(HopperError::cuda("cuFuncSetAttribute"))?;
+        tracing::debug!(%config, device = gpu.info().ordinal, "kernel loaded");
+        Ok(Self { function, context })
+    }
+
+    pub(crate) fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
+    pub(crate) fn handle(&self) -> sys::CUfunction {
+        self.function.cu_function()
+    }
+}
+
+/// Makes `context` the thread's current one. cudarc's own function would also return, as ours, an
+/// error that some earlier release of memory left behind.
+pub(crate) fn bind(context: &CudaContext) -> Result<(), HopperError> {
+    let current = result::ctx::get_current().map_err(HopperError::cuda("cuCtxGetCurrent"))?;
+    if current == Some(context.cu_ctx()) {
+        return Ok(());
+    }
+    // SAFETY: the context is alive: it is borrowed.
+    unsafe { result::ctx::set_current(context.cu_ctx()) }.map_err(HopperError::cuda("cuCtxSetCurrent"))
+}
+
+fn with_loaded<R>(f: impl FnOnce(&mut HashMap<Key, Weak<Kernel>>) -> R) -> R {
+    // Nothing that runs under the lock can leave the map half changed.
+    f(LOADED.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default())
+}

@@ -86,7 +86,7 @@ impl ElementwiseKernel {
         }
     }
 
-    /// Rows of the codes that a CTA of a transposing kernel takes.
+    /// Rows of the codes that a CTA of a transposing kernel takes (the other one does not look at it).
     const fn tile(&self) -> u32 {
         match self {
             Self::Quantize(QuantizeKernel { scales: BlockScales::Block1x128, .. }) => 64,
@@ -133,20 +133,19 @@ impl ElementwiseKernel {
             // Bytes are moved: their type is not looked at.
             Self::TransposeCodes => ("INPUT_FP8", "CODES_E4M3", false, false),
         };
-        let mut values: Vec<(&str, &str, &dyn fmt::Display)> = Vec::new();
-        values.push(("u32", "INPUT", &input));
-        values.push(("u32", "CODES", &codes));
-        values.push(("bool", "SQUARES", &squares));
-        values.push(("bool", "POW2", &pow2));
         let (threads, tile) = (self.threads(), self.tile());
-        values.push(("u32", "THREADS", &threads));
-        if self.transposes() {
-            values.push(("u32", "TILE", &tile));
-        }
+        let values: [(&str, &dyn fmt::Display); 6] = [
+            ("u32 INPUT", &input),
+            ("u32 CODES", &codes),
+            ("bool SQUARES", &squares),
+            ("bool POW2", &pow2),
+            ("u32 THREADS", &threads),
+            ("u32 TILE", &tile),
+        ];
         let mut text = String::from("\n// ---- this configuration ----\n\n");
-        for (ty, name, value) in values {
+        for (name, value) in values {
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "constexpr {ty} {name} = {value};");
+            let _ = writeln!(text, "constexpr {name} = {value};");
         }
         text.push_str("\n// ---- the kernel ----\n\n");
         text

@@ -126,6 +126,30 @@ pub enum JitError {
     /// The problem itself is not legal.
     #[error(transparent)]
     Problem(#[from] fp8gemm_problem::ProblemError),
+    /// A listing of machine code that cannot be read.
+    #[error("the disassembly cannot be read: {reason}")]
+    Sass {
+        /// What does not fit.
+        reason: String,
+    },
+    /// There is no disassembler.
+    #[error(
+        "neither nvdisasm nor cuobjdump was found (they are in the CUDA toolkit and in the Python wheels \
+         nvidia-cuda-nvdisasm and nvidia-cuda-cuobjdump); looked into {}",
+        folders_listed(folders)
+    )]
+    NoDisassembler {
+        /// The folders that were looked into.
+        folders: Vec<PathBuf>,
+    },
+    /// The disassembler did not do its work.
+    #[error("{} gives no disassembly: {reason}", program.display())]
+    Disassemble {
+        /// The program.
+        program: PathBuf,
+        /// What it or the system said.
+        reason: String,
+    },
     /// Text that is not the key of a cache entry.
     #[error("cache key {text:?}: expected 64 lower-case hexadecimal digits")]
     Key {
@@ -136,4 +160,8 @@ pub enum JitError {
 
 fn listed(defects: &[Defect]) -> String {
     defects.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn folders_listed(folders: &[PathBuf]) -> String {
+    folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ")
 }

@@ -10,6 +10,8 @@
 //! | [`Cubin`] | reads machine code: architecture, kernels, sizes |
 //! | [`Cache`] | keeps machine code in memory and on disk; lists, clears, exports, imports |
 //! | [`Compiler`] | all of them: source in, checked machine code out |
+//! | [`catalog`] | every configuration that can be chosen, and a small set that covers them |
+//! | [`sass`] | disassembly: counts instructions and holds them against the configuration |
 //!
 //! ```
 //! use fp8gemm_jit::{BASE_OPTIONS, JitError, Nvrtc, Report};
@@ -40,6 +42,7 @@ mod elementwise;
 mod error;
 mod nvrtc;
 mod report;
+pub mod sass;
 mod source;
 
 pub use cache::{CACHE_VARIABLE, Cache, Cleared, Imported, Key, Listed, Metadata, cache_root};

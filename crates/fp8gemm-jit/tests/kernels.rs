@@ -1,51 +1,75 @@
-//! The kernels compile, and to what they should. Needs NVRTC and no GPU:
+//! The kernels compile, and to what they should. Needs NVRTC and a disassembler, but no GPU:
 //!
 //! `cargo test --release -p fp8gemm-jit --test kernels -- --ignored --nocapture`
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
-use fp8gemm_jit::{BASE_OPTIONS, KERNEL, KernelConfig, Nvrtc, Unit, choose, compile_checked};
-use fp8gemm_problem::Problem;
+use fp8gemm_jit::sass::{Disassembler, Listing};
+use fp8gemm_jit::{BASE_OPTIONS, KERNEL, KernelConfig, Nvrtc, Unit, catalog, compile_checked};
 
-/// Every tile of the choice for the usual problem, and a cover of the other axes: type mixes,
-/// scale layouts, outputs, C, policies, long and short K.
-fn configurations() -> BTreeMap<String, KernelConfig> {
-    let problems = [
-        "4096x4096x7168 a=e4m3:1x128 b=e4m3:128x128 d=bf16",
-        "128x256x131072 a=e4m3:1x128 b=e4m3:128x128 d=f16",
-        "4096x4096x7168 a=e4m3:1x128 b=e5m2:1x128 d=f32 c=f32 beta=1",
-        "4096x4096x512 a=e4m3:1x128 b=e5m2:1x128 d=f16",
-        "4096x4096x7168 a=e5m2:1x128 b=e4m3:1x128 d=bf16",
-        "4096x4096x512 a=e5m2:128x128 b=e4m3:128x128 d=f32 c=bf16 beta=1",
-        "4096x4096x7168 a=e5m2:row b=e5m2:tensor d=bf16 policy=chain",
-        "4096x4096x7168 a=e4m3:row b=e4m3:row d=f32 c=f16 beta=1 alpha=2",
-    ];
-    let candidates = problems.into_iter().flat_map(|problem| {
-        let problem: Problem = problem.parse().unwrap();
-        choose(&problem, 132).unwrap().candidates
-    });
-    candidates.map(|estimate| (estimate.config.to_string(), estimate.config)).collect()
+/// What a user waits for a kernel at most.
+const SLOW: Duration = Duration::from_millis(500);
+
+/// Processor time of this thread, where the system tells: other work on the machine does not count.
+fn processor_time() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    Some(Duration::from_nanos(text.split(' ').next()?.parse().ok()?))
 }
 
-/// Breaks if some configuration that can be chosen does not compile, spills, uses the stack, or is
-/// serialised by ptxas (C75xx): the checks of `compile_checked`.
+/// What is wrong with one configuration's kernel; the time that it took otherwise.
+fn judge(nvrtc: &Nvrtc, tool: &Disassembler, config: &KernelConfig) -> Result<Duration, String> {
+    let (name, source) = (config.to_string(), config.source());
+    let unit = Unit { source: &source, kernel: KERNEL, configuration: &name, options: &BASE_OPTIONS };
+    let (begin, processor) = (Instant::now(), processor_time());
+    let checked = compile_checked(nvrtc, &unit).map_err(|error| error.to_string())?;
+    let time = processor_time().zip(processor).map_or(begin.elapsed(), |(after, before)| after - before);
+    let text = tool.disassemble(&checked.compiled.cubin).map_err(|error| error.to_string())?;
+    let summary = Listing::parse(&text).map_err(|error| error.to_string())?.summary();
+    println!(
+        "{:4.0} ms {:4.0} waited, {:2} KB, {} registers, QGMMA {:2}, FFMA {:3}, TMA {:2} in {:2} out, {:4} instructions  {name}",
+        time.as_secs_f64() * 1e3,
+        checked.compiled.elapsed.as_secs_f64() * 1e3,
+        checked.compiled.cubin.len() / 1024,
+        checked.report.kernels[0].registers,
+        summary.qgmma,
+        summary.main_loops.iter().map(|one| one.ffma).sum::<u32>(),
+        summary.utmaldg,
+        summary.utmastg,
+        summary.instructions,
+    );
+    let faults: Vec<_> = summary.faults(config).iter().map(ToString::to_string).collect();
+    if faults.is_empty() { Ok(time) } else { Err(faults.join("; ")) }
+}
+
+/// Breaks if a configuration of the cover does not compile, spills, has a stack frame or local
+/// memory, is serialised by ptxas (C75xx), does not fit shared memory, or its machine code is not
+/// what `fp8gemm_jit::sass` asks for: numbers of QGMMA and TMA instructions, no register-bank
+/// conflict in the promotion, no memory barrier in the main loop; or if kernels take too long.
 #[test]
-#[ignore = "needs NVRTC"]
-fn every_choice_compiles_cleanly() {
+#[ignore = "needs NVRTC and nvdisasm"]
+fn the_cover_compiles_to_good_code() {
     let nvrtc = Nvrtc::find(None).unwrap();
-    println!("NVRTC {:?} at {}", nvrtc.version(), nvrtc.path().display());
-    let configurations = configurations();
-    assert!(configurations.len() > 30, "{} configurations", configurations.len());
-    for (name, config) in configurations {
-        let source = config.source();
-        let unit = Unit { source: &source, kernel: KERNEL, configuration: &name, options: &BASE_OPTIONS };
-        let checked = compile_checked(&nvrtc, &unit).unwrap();
-        println!(
-            "{:6.0} ms  {:6} bytes  {name}",
-            checked.compiled.elapsed.as_secs_f64() * 1e3,
-            checked.compiled.cubin.len()
-        );
+    let tool = Disassembler::find(Some(nvrtc.path())).unwrap();
+    println!("{nvrtc}; {}", tool.path().display());
+    let cover = catalog::cover();
+    let (mut times, mut faults) = (Vec::new(), Vec::new());
+    for config in &cover {
+        // The source asserts that the kernel's own sum is the same.
+        assert!(config.check().is_ok() && config.shared_bytes() <= fp8gemm_jit::SHARED_LIMIT);
+        match judge(&nvrtc, &tool, config) {
+            Ok(time) => times.push((time, config)),
+            Err(fault) => faults.push(format!("{config}: {fault}")),
+        }
     }
+    assert!(faults.is_empty(), "{} of {} configurations:\n{}", faults.len(), cover.len(), faults.join("\n"));
+    times.sort_by_key(|(time, _)| *time);
+    let (median, (longest, config)) = (times[times.len() / 2].0, times[times.len() - 1]);
+    println!(
+        "NVRTC {:?}, {} kernels: median {median:.0?}, at most {longest:.0?} ({config})",
+        nvrtc.version(),
+        times.len()
+    );
+    assert!(median < SLOW, "a kernel takes {median:?} (median)");
 }

@@ -1,0 +1,103 @@
+//! Machine code as the disassembler prints it: read, counted, and held against what a
+//! configuration's kernel should be.
+//!
+//! ptxas decides what a kernel really does. Some of its decisions cost a tenth of the speed and
+//! none of them shows in its log, so they are looked for here:
+//!
+//! | looked for | why |
+//! |---|---|
+//! | `QGMMA` (FP8 `wgmma`), in all and in each main loop | unrolled as meant, no copy of the loop |
+//! | `UTMALDG`, `UTMASTG` (TMA loads and stores) | one instruction for each operand and stage |
+//! | `FFMA` whose three sources lie in one register bank | issues over two cycles instead of one |
+//! | `MEMBAR.ALL` in a main loop | a wrongly scoped `mbarrier.arrive` flushes memory for each block of K |
+//! | `LDL`, `STL` | local memory: an array that is not in registers |
+//!
+//! A main loop is an innermost natural loop with a `QGMMA` ([`loops`]). Registers of even and of odd
+//! number are two banks (Hopper); an operand that the instruction before left in the collector
+//! (`.reuse`, in the same place) is not read again.
+
+mod gate;
+mod listing;
+mod loops;
+mod tool;
+
+pub use gate::{Expected, Fault, expected};
+pub use listing::{Instruction, Listing};
+pub use tool::Disassembler;
+
+use serde::Serialize;
+
+/// What was counted in one kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Instructions.
+    pub instructions: u32,
+    /// FP8 tensor-core instructions, in all.
+    pub qgmma: u32,
+    /// TMA loads.
+    pub utmaldg: u32,
+    /// TMA stores.
+    pub utmastg: u32,
+    /// Loads from and stores to local memory.
+    pub local: u32,
+    /// Innermost loops with tensor-core instructions.
+    pub main_loops: Vec<MainLoop>,
+}
+
+/// What was counted in one main loop.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct MainLoop {
+    /// Instructions.
+    pub instructions: u32,
+    /// FP8 tensor-core instructions.
+    pub qgmma: u32,
+    /// Fused multiply-adds: those of the promotion.
+    pub ffma: u32,
+    /// Of those, how many read three registers of one bank.
+    pub ffma_conflicts: u32,
+    /// Memory barriers of any scope.
+    pub membar_all: u32,
+}
+
+impl Listing {
+    /// Counts.
+    ///
+    /// ```
+    /// use fp8gemm_jit::sass::Listing;
+    ///
+    /// let listing = Listing::parse("        /*0000*/   FFMA R1, R3, R5, R7 ;\n        /*0010*/   EXIT ;\n")?;
+    /// assert_eq!(listing.summary().instructions, 2);
+    /// # Ok::<(), fp8gemm_jit::JitError>(())
+    /// ```
+    pub fn summary(&self) -> Summary {
+        let code = self.instructions();
+        let count = |opcode: &str| code.iter().filter(|one| one.is(opcode)).count() as u32;
+        let main_loops = loops::innermost(code, |one| one.is("QGMMA"));
+        Summary {
+            instructions: code.len() as u32,
+            qgmma: count("QGMMA"),
+            utmaldg: count("UTMALDG"),
+            utmastg: count("UTMASTG"),
+            local: count("LDL") + count("STL"),
+            main_loops: main_loops.iter().map(|body| main_loop(code, body)).collect(),
+        }
+    }
+}
+
+fn main_loop(code: &[Instruction], body: &[usize]) -> MainLoop {
+    let count = |test: &dyn Fn(usize) -> bool| body.iter().filter(|index| test(**index)).count() as u32;
+    let previous = |index: usize| index.checked_sub(1).map(|before| &code[before]);
+    MainLoop {
+        instructions: body.len() as u32,
+        qgmma: count(&|index| code[index].is("QGMMA")),
+        ffma: count(&|index| code[index].is("FFMA")),
+        ffma_conflicts: count(&|index| code[index].is("FFMA") && code[index].conflicts(previous(index))),
+        membar_all: count(&|index| code[index].opcode.starts_with("MEMBAR.ALL")),
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,120 @@
+//! Listings in the form of `nvdisasm -c` 13.5.37, shortened from a kernel of this project.
+
+use super::*;
+use crate::config::tests::LARGE;
+
+/// A tile loop around a main loop, whose barrier wait has its slow path behind the end.
+const KERNEL: &str = "\
+\t.section\t.text.fp8gemm,\"ax\",@progbits
+fp8gemm:
+.text.fp8gemm:
+        /*0000*/                   LDC R1, c[0x0][0x28] ;
+.L_x_24:
+        /*0010*/                   MEMBAR.ALL.CTA ;
+.L_x_18:
+        /*0020*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR8+0x30e00], R24 ;
+        /*0030*/              @!P0 BRA `(.L_x_9) ;
+.L_x_8:
+        /*0040*/                   QGMMA.64x128x32.F32.E4M3.E4M3 R24, gdesc[UR16], RZ, !UPT ;
+        /*0050*/                   QGMMA.64x128x32.F32.E4M3.E4M3 R24, gdesc[UR16], R24, gsb0 ;
+        /*0060*/                   FFMA R88, R24, R0.reuse, R89 ;
+        /*0070*/                   FFMA R90, R26, R0, R92 ;
+        /*0080*/                   FFMA R94, R28, R2, R96 ;
+        /*0090*/               @P1 BRA `(.L_x_18) ;
+        /*00a0*/                   UTMASTG.2D [UR4], [UR6] ;
+        /*00b0*/              @!P2 BRA `(.L_x_24) ;
+        /*00c0*/                   EXIT ;
+.L_x_9:
+        /*00d0*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR8+0x30e00], R24 ;
+        /*00e0*/              @!P0 BRA `(.L_x_9) ;
+        /*00f0*/                   BRA `(.L_x_8) ;
+.L_x_99:
+        /*0100*/                   BRA `(.L_x_99) ;
+        /*0110*/                   NOP ;
+";
+
+/// Breaks if the slow path of a wait is taken for a loop, the outer loop for a main loop, a barrier
+/// outside for one inside, or a register that is still in the collector for a read.
+#[test]
+fn a_kernel_is_counted() {
+    let summary = Listing::parse(KERNEL).unwrap().summary();
+    // From the wait to the branch, and the slow path, which is passed once more in the loop.
+    let main = MainLoop { instructions: 11, qgmma: 2, ffma: 3, ffma_conflicts: 1, membar_all: 0 };
+    let expected = Summary { instructions: 18, qgmma: 2, utmaldg: 0, utmastg: 1, local: 0, main_loops: vec![main] };
+    assert_eq!(summary, expected);
+}
+
+/// Breaks if `cuobjdump -sass`, which names places by address and prints encodings, reads otherwise.
+#[test]
+fn both_tools_read_the_same() {
+    let mut text = KERNEL.to_owned();
+    let places = [("_24)", "0x10"), ("_18)", "0x20"), ("_8)", "0x40"), ("_99)", "0x100"), ("_9)", "0xd0")];
+    for (label, address) in places {
+        text = text.replace(&format!("`(.L_x{label}"), address);
+    }
+    let lines = text.lines().filter(|line| !line.ends_with(':'));
+    let lines = lines.map(|line| format!("{line}    /* 0x00000a00ff017b82 */\n        /* 0x000fe20000000800 */\n"));
+    let by_address = Listing::parse(&lines.collect::<String>()).unwrap();
+    let by_label = Listing::parse(KERNEL).unwrap();
+    let targets = |listing: &Listing| {
+        listing.instructions().iter().map(|one| (one.address, one.target, one.labelled)).collect::<Vec<_>>()
+    };
+    assert_eq!(targets(&by_address), targets(&by_label));
+    assert_eq!(by_address.summary(), by_label.summary());
+}
+
+/// Breaks if an operand is misread, or a reuse flag relieves what it does not: another place,
+/// another instruction, or code that may be jumped to.
+#[test]
+fn bank_conflicts() {
+    let conflicts = |lines: &[&str]| {
+        let text: String = lines.iter().enumerate().map(|(i, line)| format!("/*{:04x}*/ {line} ;\n", 16 * i)).collect();
+        let listing = Listing::parse(&text).unwrap();
+        let [.., before, last] = listing.instructions() else { panic!("two lines") };
+        last.conflicts(Some(before))
+    };
+    assert!(conflicts(&["NOP", "FFMA R1, R3, R5, R7"]));
+    assert!(conflicts(&["NOP", "@P0 FFMA R1, -R4, |R8|.reuse, R10.reuse"]));
+    for two in ["R2, R5, R7", "R3, R5, R5", "R3, UR5, R7", "R3, c[0x0][0x28], R7", "R3, 1, R7", "R3, RZ, R7"] {
+        assert!(!conflicts(&["NOP", &format!("FFMA R1, {two}")]), "{two}");
+    }
+    assert!(!conflicts(&["FFMA R9, R2, R5.reuse, R7", "FFMA R1, R3, R5, R7"]));
+    assert!(conflicts(&["FFMA R9, R5.reuse, R2, R7", "FFMA R1, R3, R5, R7"]));
+    assert!(conflicts(&["FMUL R9, R2, R5.reuse", "FFMA R1, R3, R5, R7"]));
+    assert!(conflicts(&["BRA 0x20", "FFMA R9, R2, R5.reuse, R7", "FFMA R1, R3, R5, R7"]));
+}
+
+/// Breaks if a listing that is empty, cut, or of two kernels is judged as if it were one.
+#[test]
+fn wrong_listings_are_errors() {
+    let twice = format!("{KERNEL}{KERNEL}");
+    let cut = KERNEL.split("        /*00d0*/").next().unwrap();
+    for (text, word) in [("", "no instruction"), (twice.as_str(), "twice"), (cut, "(.L_x_9)")] {
+        let error = Listing::parse(text).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    }
+}
+
+/// Breaks if one of the faults passes, or a kernel that is as it should be fails.
+#[test]
+fn faults_are_named() {
+    // 256x128, three stages: two waves, four instructions each.
+    let main = MainLoop { instructions: 900, qgmma: 24, ffma: 384, ffma_conflicts: 0, membar_all: 0 };
+    let good =
+        Summary { instructions: 2000, qgmma: 24, utmaldg: 9, utmastg: 4, local: 0, main_loops: vec![main.clone()] };
+    assert_eq!(good.faults(&LARGE), []);
+    let with = |change: &dyn Fn(&mut Summary)| {
+        let mut bad = good.clone();
+        change(&mut bad);
+        bad.faults(&LARGE).iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    };
+    assert_eq!(with(&|bad| bad.qgmma += 24), "48 QGMMA, expected 24");
+    assert_eq!(with(&|bad| bad.main_loops.clear()), "0 main loops, expected 1");
+    assert_eq!(with(&|bad| bad.utmaldg = 8), "8 UTMALDG, expected 9");
+    assert_eq!(with(&|bad| bad.utmastg = 8), "8 UTMASTG, expected 4");
+    assert_eq!(with(&|bad| bad.local = 2), "2 LDL or STL, expected 0");
+    assert_eq!(with(&|bad| bad.main_loops[0].qgmma = 8), "8 QGMMA in a main loop, expected 24");
+    assert_eq!(with(&|bad| bad.main_loops[0].membar_all = 3), "3 MEMBAR.ALL in a main loop, expected 0");
+    let conflicts = "5 FFMA with three sources in one register bank, expected 0";
+    assert_eq!(with(&|bad| bad.main_loops[0].ffma_conflicts = 5), conflicts);
+}

@@ -137,7 +137,7 @@ fn pairwise<T: Ord>(rows: &[Vec<T>], first: &[Vec<T>]) -> Vec<usize> {
         let next = numbers.len();
         numbers.entry(pair).or_insert(next);
     }
-    let numbered = |row| pairs(row).filter_map(|pair| numbers.get(&pair).copied()).collect::<Vec<usize>>();
+    let numbered = |row: &Vec<T>| pairs(row).filter_map(|pair| numbers.get(&pair).copied()).collect::<Vec<usize>>();
     let rows: Vec<_> = rows.iter().map(numbered).collect();
     let mut missing = vec![true; numbers.len()];
     for number in first.iter().flat_map(numbered) {

@@ -2,6 +2,7 @@
 
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::CUresult;
+use fp8gemm_formats::quantize::Quantizer;
 use fp8gemm_jit::JitError;
 use fp8gemm_problem::{OutputType, Problem, ProblemError};
 
@@ -76,6 +77,14 @@ pub enum HopperError {
         /// The problem.
         problem: Problem,
         /// Why not, and what to do.
+        rule: &'static str,
+    },
+    /// A way of quantising that this crate has no kernel for.
+    #[error("{quantizer} is not computed on the GPU: {rule}")]
+    Quantizer {
+        /// Recipe, layout and type.
+        quantizer: Quantizer,
+        /// What there are kernels for.
         rule: &'static str,
     },
     /// A kernel configuration that computes something else than the problem.

@@ -12,13 +12,14 @@
 //! | [`Plan`] | problem -> configuration -> compiled and loaded kernel |
 //! | [`Plan::gemm`], [`Plan::gemm_add`], [`Plan::gemm_accumulate`] | launches on cudarc's slices, on the caller's stream |
 //! | [`Plan::prepare`], [`Prepared::launch`] | raw pointers: checked and encoded; then one driver call |
+//! | [`QuantizePlan`] | bf16, f16 or f32 to FP8 codes and block scales, transposing if need be |
+//! | [`RelayoutPlan`], [`DeviceStep`] | FP8 codes transposed or repacked for the GEMM, and what a step costs |
 //! | [`gemm_on_gpu`] | host matrices in, host matrix out |
 //!
 //! Nothing of CUDA is needed to build. At run time: the NVIDIA driver, and NVRTC or a cache of
 //! compiled kernels (see `fp8gemm-jit`).
 //!
-//! Not here yet: quantisation on the GPU, repacking and transposing on the GPU ([`gemm_on_gpu`]
-//! repacks on the host), K = 0.
+//! Not here yet: [`gemm_on_gpu`] repacks on the host; K = 0.
 //!
 //! ```no_run
 //! use fp8gemm_formats::ScaledMatrix;
@@ -41,12 +42,16 @@
 
 mod arguments;
 mod device;
+mod elementwise;
 mod error;
 mod host;
 mod kernel;
 mod launch;
+mod layout;
 mod operands;
 mod plan;
+mod quantize;
+mod relayout;
 mod scales;
 mod slices;
 mod tensor_map;
@@ -57,7 +62,10 @@ pub use device::{DeviceInfo, Gpu, probe};
 pub use error::HopperError;
 pub use host::{HostMatrix, HostStep, HostView, Product, gemm_on_gpu};
 pub use launch::{LaunchOptions, Prepared};
+pub use layout::{DeviceStep, GemmLayout, OperandLayout, StepBytes};
 pub use operands::{DeviceMatrix, Operands};
 pub use plan::Plan;
+pub use quantize::{Quantization, QuantizeOperands, QuantizePlan};
+pub use relayout::RelayoutPlan;
 pub use scales::ScaleForm;
 pub use slices::{Fp8, Inputs, OutputElement, Strided, StridedMut};

@@ -78,7 +78,12 @@ impl Operands {
 }
 
 /// The rules of TMA: 16-byte pointers and strides, strides below 2^40 bytes.
-fn tma(argument: &'static str, matrix: DeviceMatrix, columns: usize, size: usize) -> Result<(), HopperError> {
+pub(crate) fn tma(
+    argument: &'static str,
+    matrix: DeviceMatrix,
+    columns: usize,
+    size: usize,
+) -> Result<(), HopperError> {
     aligned(argument, matrix.pointer, 16)?;
     wide(argument, matrix, columns)?;
     let unit = 16 / size;
@@ -92,7 +97,7 @@ fn tma(argument: &'static str, matrix: DeviceMatrix, columns: usize, size: usize
     Err(HopperError::Stride { argument, value: matrix.stride, rule })
 }
 
-fn aligned(argument: &'static str, pointer: u64, bytes: u64) -> Result<(), HopperError> {
+pub(crate) fn aligned(argument: &'static str, pointer: u64, bytes: u64) -> Result<(), HopperError> {
     let rule = if pointer == 0 {
         "is null"
     } else if pointer.is_multiple_of(bytes) {
@@ -107,7 +112,7 @@ fn aligned(argument: &'static str, pointer: u64, bytes: u64) -> Result<(), Hoppe
     Err(HopperError::Pointer { argument, value: pointer, rule })
 }
 
-fn wide(argument: &'static str, matrix: DeviceMatrix, columns: usize) -> Result<(), HopperError> {
+pub(crate) fn wide(argument: &'static str, matrix: DeviceMatrix, columns: usize) -> Result<(), HopperError> {
     if matrix.stride >= columns {
         return Ok(());
     }

@@ -59,14 +59,14 @@ impl OutputElement for f32 {
 /// A row-major matrix to be read, or scales in the plan's [`ScaleForm`](crate::ScaleForm): anything
 /// that is a [`DevicePtr`], a `CudaSlice` or a `CudaView` for instance.
 pub struct Strided<'a, T> {
-    data: &'a dyn DevicePtr<T>,
-    stride: usize,
+    pub(crate) data: &'a dyn DevicePtr<T>,
+    pub(crate) stride: usize,
 }
 
 /// A row-major matrix to be written.
 pub struct StridedMut<'a, T> {
-    data: &'a mut dyn DevicePtrMut<T>,
-    stride: usize,
+    pub(crate) data: &'a mut dyn DevicePtrMut<T>,
+    pub(crate) stride: usize,
 }
 
 impl<'a, T> Strided<'a, T> {
@@ -269,7 +269,7 @@ impl Plan {
 }
 
 /// Whether the elements are the problem's.
-fn element<T: PartialEq + fmt::Display>(
+pub(crate) fn element<T: PartialEq + fmt::Display>(
     argument: &'static str,
     found: Option<T>,
     expected: T,
@@ -283,7 +283,7 @@ fn element<T: PartialEq + fmt::Display>(
 }
 
 /// Whether `len` elements hold all rows.
-fn long_enough(
+pub(crate) fn long_enough(
     argument: &'static str,
     len: usize,
     (rows, columns): (usize, usize),

@@ -1,0 +1,211 @@
+//! FP8 codes transposed or repacked on the GPU: the steps that operands need which TMA or `wgmma`
+//! cannot read as they are.
+
+use cudarc::driver::{CudaContext, CudaStream, sys};
+use fp8gemm_jit::{Compiler, ElementwiseKernel};
+use std::sync::Arc;
+
+use crate::elementwise::{Arguments, Elementwise, check_sizes, same_context};
+use crate::kernel::bind;
+use crate::operands::{aligned, tma, wide};
+use crate::slices::long_enough;
+use crate::{DeviceMatrix, DeviceStep, Fp8, Gpu, HopperError, Strided, StridedMut};
+
+/// The longest row pitch that CUDA's two-dimensional copy takes.
+const LONGEST_PITCH: usize = i32::MAX as usize;
+
+/// FP8 codes brought to `[rows, K]` with rows of 16-byte multiples. Cheap to clone, `Send` and
+/// `Sync`; launches neither compile nor allocate.
+#[derive(Clone, Debug)]
+pub struct RelayoutPlan {
+    rows: usize,
+    k: usize,
+    how: How,
+}
+
+#[derive(Clone, Debug)]
+enum How {
+    Transpose(Elementwise),
+    /// CUDA's own two-dimensional copy.
+    Copy(Arc<CudaContext>),
+}
+
+impl RelayoutPlan {
+    /// Transposes `[K, rows]` to `[rows, K]`: what NN, TN and TT operands need that are FP8 already.
+    /// May compile (about 0.2 s, once for each cache).
+    ///
+    /// # Errors
+    /// [`HopperError::TooLarge`], [`HopperError::Jit`], [`HopperError::Cuda`].
+    pub fn transpose(gpu: &Gpu, compiler: &Compiler, rows: usize, k: usize) -> Result<Self, HopperError> {
+        let kernel = ElementwiseKernel::TransposeCodes;
+        check_sizes(kernel, rows, k)?;
+        Ok(Self { rows, k, how: How::Transpose(Elementwise::load(gpu, compiler, kernel)?) })
+    }
+
+    /// Copies `[rows, K]` of any pointer and stride to rows that TMA can read.
+    pub fn repack(gpu: &Gpu, rows: usize, k: usize) -> Self {
+        Self { rows, k, how: How::Copy(Arc::clone(gpu.context())) }
+    }
+
+    /// What it does, as a step with its cost.
+    pub fn step(&self) -> DeviceStep {
+        let (rows, k) = (self.rows, self.k);
+        match self.how {
+            How::Transpose(_) => DeviceStep::Transpose { rows, k },
+            How::Copy(_) => DeviceStep::Repack { rows, k },
+        }
+    }
+
+    fn context(&self) -> &Arc<CudaContext> {
+        match &self.how {
+            How::Transpose(kernel) => kernel.context(),
+            How::Copy(context) => context,
+        }
+    }
+
+    /// Launches on cudarc's slices and the caller's stream; returns at once. Safe, as
+    /// [`Plan::gemm`](crate::Plan::gemm) is.
+    ///
+    /// # Errors
+    /// [`HopperError::Length`], [`HopperError::WrongContext`]; those of [`launch`](Self::launch).
+    pub fn relayout<C: Fp8>(
+        &self,
+        stream: &CudaStream,
+        from: &Strided<'_, C>,
+        to: StridedMut<'_, C>,
+    ) -> Result<(), HopperError> {
+        long_enough("input", from.data.len(), self.input_shape(), from.stride)?;
+        long_enough("codes", to.data.len(), (self.rows, self.k), to.stride)?;
+        same_context("input", from.data.stream().context(), self.context())?;
+        same_context("codes", to.data.stream().context(), self.context())?;
+        same_context("the stream", stream.context(), self.context())?;
+        let (from_pointer, _from) = from.data.device_ptr(stream);
+        let (to_pointer, _to) = to.data.device_ptr_mut(stream);
+        // The guards above wait for events; cudarc keeps their errors for whoever asks.
+        stream.context().check_err().map_err(HopperError::cuda("an earlier release or wait of cudarc"))?;
+        let from = DeviceMatrix { pointer: from_pointer, stride: from.stride };
+        let to = DeviceMatrix { pointer: to_pointer, stride: to.stride };
+        // SAFETY: both matrices lie inside their slices, of the plan's context; slices are initialised
+        // memory; `to` is borrowed mutably, so overlaps nothing; the guards order all uses and
+        // releases of the slices after this launch.
+        unsafe { self.launch(stream, from, to) }
+    }
+
+    /// Rows and columns of the input as it lies in memory.
+    fn input_shape(&self) -> (usize, usize) {
+        match self.how {
+            How::Transpose(_) => (self.k, self.rows),
+            How::Copy(_) => (self.rows, self.k),
+        }
+    }
+
+    /// Checks pointers and strides (in bytes), launches on the caller's stream, and returns at once.
+    /// `from` may have any pointer and any stride that holds its rows; `to` has multiples of 16
+    /// bytes. Nothing is written between K and the stride. With `rows` or `k` of 0 nothing runs.
+    ///
+    /// # Errors
+    /// [`HopperError::Pointer`], [`HopperError::Stride`], [`HopperError::WrongContext`],
+    /// [`HopperError::Cuda`].
+    ///
+    /// # Safety
+    /// From now until the launch is done on the stream:
+    /// - every element of both matrices is memory that this device can access, and stays allocated;
+    /// - `from` is initialised, and nothing writes it;
+    /// - nothing else reads or writes elements of `to`, and it does not overlap `from`.
+    pub unsafe fn launch(&self, stream: &CudaStream, from: DeviceMatrix, to: DeviceMatrix) -> Result<(), HopperError> {
+        check(from, to, self.input_shape().1, self.k)?;
+        match &self.how {
+            How::Transpose(kernel) => {
+                let arguments = Arguments {
+                    input: from.pointer,
+                    codes: to.pointer,
+                    scales: 0,
+                    input_stride: from.stride as u64,
+                    codes_stride: to.stride as u64,
+                    scales_stride: 0,
+                    // `check_sizes` has seen that they fit.
+                    rows: self.rows as u32,
+                    k: self.k as u32,
+                    aligned: u32::from(from.pointer.is_multiple_of(16) && from.stride.is_multiple_of(16)),
+                };
+                // SAFETY: the caller's promise.
+                unsafe { kernel.launch(stream, &arguments) }
+            }
+            How::Copy(context) => {
+                // SAFETY: the caller's promise.
+                unsafe { self.copy(context, stream, from, to) }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`launch`](Self::launch).
+    unsafe fn copy(
+        &self,
+        context: &CudaContext,
+        stream: &CudaStream,
+        from: DeviceMatrix,
+        to: DeviceMatrix,
+    ) -> Result<(), HopperError> {
+        same_context("the stream", stream.context(), context)?;
+        for (argument, matrix) in [("input", from), ("codes", to)] {
+            if matrix.stride > LONGEST_PITCH {
+                let rule = format!("CUDA copies rows that are at most {LONGEST_PITCH} bytes apart");
+                return Err(HopperError::Stride { argument, value: matrix.stride, rule });
+            }
+        }
+        if self.rows == 0 || self.k == 0 {
+            return Ok(());
+        }
+        bind(context)?;
+        let copy = sys::CUDA_MEMCPY2D {
+            srcXInBytes: 0,
+            srcY: 0,
+            srcMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_DEVICE,
+            srcHost: std::ptr::null(),
+            srcDevice: from.pointer,
+            srcArray: std::ptr::null_mut(),
+            srcPitch: from.stride,
+            dstXInBytes: 0,
+            dstY: 0,
+            dstMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_DEVICE,
+            dstHost: std::ptr::null_mut(),
+            dstDevice: to.pointer,
+            dstArray: std::ptr::null_mut(),
+            dstPitch: to.stride,
+            WidthInBytes: self.k,
+            Height: self.rows,
+        };
+        // SAFETY: the driver copies the description before it returns; both matrices are as the
+        // caller promised.
+        unsafe { sys::cuMemcpy2DAsync_v2(&raw const copy, stream.cu_stream()) }
+            .result()
+            .map_err(HopperError::cuda("cuMemcpy2DAsync"))
+    }
+}
+
+/// Every rule for pointers and strides.
+fn check(from: DeviceMatrix, to: DeviceMatrix, columns: usize, k: usize) -> Result<(), HopperError> {
+    aligned("input", from.pointer, 1)?;
+    wide("input", from, columns)?;
+    tma("codes", to, k, 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Breaks if a pointer or stride that TMA cannot read is made, or a row would overlap the next.
+    #[test]
+    fn every_rule_has_its_error() {
+        let at = |pointer, stride| DeviceMatrix { pointer, stride };
+        assert!(check(at(0x1001, 5), at(0x2000, 144), 5, 130).is_ok());
+        let pointer = |result| matches!(result, Err(HopperError::Pointer { .. }));
+        assert!(pointer(check(at(0, 5), at(0x2000, 144), 5, 130)));
+        assert!(pointer(check(at(0x1001, 5), at(0x2008, 144), 5, 130)));
+        let stride = |result| matches!(result, Err(HopperError::Stride { .. }));
+        assert!(stride(check(at(0x1001, 4), at(0x2000, 144), 5, 130)));
+        assert!(stride(check(at(0x1001, 5), at(0x2000, 128), 5, 130)));
+        assert!(stride(check(at(0x1001, 5), at(0x2000, 136), 5, 130)));
+    }
+}

@@ -1,0 +1,144 @@
+//! Matrices of more than 2^31 elements or bytes: every index that is 32 bits wide somewhere would
+//! wrap. Rows repeat with a period that no power of two is a multiple of, and some are compared with
+//! the twin.
+
+use std::sync::Arc;
+
+use fp8gemm_formats::ScaledMatrix;
+use fp8gemm_hopper::cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr};
+use fp8gemm_hopper::{DeviceMatrix, HopperError, Operands, Plan};
+use fp8gemm_jit::{JitError, choose};
+use fp8gemm_problem::{OutputType, Problem};
+use fp8gemm_sim::{Matrix, MatrixView};
+use half::bf16;
+use ndarray::Array2;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+use crate::data::{Case, assert_bits};
+use crate::setup;
+
+const PERIOD: usize = 997;
+
+/// `block` over and over, until there are `len` elements.
+fn repeated<T: DeviceRepr>(stream: &Arc<CudaStream>, block: &[T], len: usize) -> CudaSlice<T> {
+    // SAFETY: all of it is written below.
+    let mut memory = unsafe { stream.alloc::<T>(len) }.unwrap();
+    let mut filled = block.len().min(len);
+    stream.memcpy_htod(&block[..filled], &mut memory.slice_mut(..filled)).unwrap();
+    while filled < len {
+        let more = filled.min(len - filled);
+        let (from, mut to) = memory.split_at_mut(filled);
+        stream.memcpy_dtod(&from.slice(..more), &mut to.slice_mut(..more)).unwrap();
+        filled += more;
+    }
+    memory
+}
+
+/// The first and last rows, those around every 2^31 elements, and some others.
+fn sample(rows: usize, columns: usize, rng: &mut StdRng) -> Vec<usize> {
+    let mut sample = vec![0, rows - 1];
+    for wrap in 1..=(rows * columns) >> 31 {
+        let row = (wrap << 31) / columns;
+        sample.extend([row - 1, row, (row + 1).min(rows - 1)]);
+    }
+    sample.extend((0..12).map(|_| rng.random_range(0..rows)));
+    sample
+}
+
+/// Breaks if an index into C or D is computed in 32 bits: 2.3e9 elements, C in D's place.
+#[test]
+#[ignore = "needs Hopper"]
+fn output_of_more_than_2_31_elements() {
+    let (gpu, compiler) = setup();
+    let stream = gpu.context().new_stream().unwrap();
+    let mut rng = StdRng::seed_from_u64(11);
+    let text = "40000x57344x128 a=e4m3:tensor b=e4m3:tensor d=bf16 c=bf16 beta=1";
+    let problem: Problem = text.parse().unwrap();
+    let (m, n, k) = (problem.m, problem.n, problem.k);
+    assert!(m * n > 1 << 31);
+    let block = Case { c: None, ..Case::random(Problem { m: PERIOD, ..problem }, &mut rng) };
+    let block_c: Vec<bf16> = (0..PERIOD * n).map(|at| bf16::from_f32((at % 65521) as f32 / 64.0)).collect();
+    let one = |x: &ScaledMatrix| stream.clone_htod(&[x.scales()[(0, 0)]]).unwrap();
+    let a = repeated(&stream, block.a.codes().as_slice().unwrap(), m * k);
+    let b = stream.clone_htod(block.b.codes().as_slice().unwrap()).unwrap();
+    let (sa, sb) = (one(&block.a), one(&block.b));
+    let rows = sample(m, n, &mut rng);
+    let block_rows: Vec<usize> = rows.iter().map(|row| row % PERIOD).collect();
+    let c = Array2::from_shape_fn((rows.len(), n), |(i, j)| block_c[block_rows[i] * n + j]);
+    let twin = Case { c: Some(Matrix::Bf16(c)), ..block.rows(&block_rows) }.twin();
+    let at = |pointer, stride| DeviceMatrix { pointer, stride };
+    let mut tried = 0;
+    for candidate in choose(&problem, gpu.sms()).unwrap().candidates {
+        let plan = match Plan::with_config(&gpu, &compiler, &problem, candidate.config) {
+            Err(HopperError::Jit(JitError::Rejected { .. })) => continue,
+            plan => plan.unwrap(),
+        };
+        let mut d = repeated(&stream, &block_c, m * n);
+        let in_place = at(d.device_ptr_mut(&stream).0, n);
+        let operands = Operands {
+            a: at(a.device_ptr(&stream).0, k),
+            b: at(b.device_ptr(&stream).0, k),
+            scale_a: at(sa.device_ptr(&stream).0, 1),
+            scale_b: at(sb.device_ptr(&stream).0, 1),
+            c: Some(in_place),
+            d: in_place,
+        };
+        // SAFETY: all of it was allocated above with these shapes, on this stream.
+        unsafe { plan.launch(&stream, &operands) }.unwrap();
+        let found: Vec<bf16> =
+            rows.iter().flat_map(|row| stream.clone_dtoh(&d.slice(row * n..(row + 1) * n)).unwrap()).collect();
+        let found = Matrix::Bf16(Array2::from_shape_vec((rows.len(), n), found).unwrap());
+        assert_bits(&found, &twin, &format!("{text} on {}", candidate.config));
+        tried += 1;
+    }
+    println!("{text}: {tried} configurations, {} rows each equal", rows.len());
+}
+
+/// Breaks if an index into A or its scales is computed in 32 bits: 2.3e9 bytes of A.
+#[test]
+#[ignore = "needs Hopper"]
+fn operand_of_more_than_2_31_bytes() {
+    let (gpu, compiler) = setup();
+    let stream = gpu.context().new_stream().unwrap();
+    let mut rng = StdRng::seed_from_u64(12);
+    let text = "140000x200x16384 a=e4m3:1x128 b=e4m3:128x128 d=f32";
+    let problem: Problem = text.parse().unwrap();
+    let (m, n, k) = (problem.m, problem.n, problem.k);
+    assert!(m * k > 1 << 31 && problem.d == OutputType::F32);
+    let block = Case::random(Problem { m: PERIOD, ..problem }, &mut rng);
+    let blocks = k / 128;
+    let scales = block.a.scales();
+    // M-major, as the kernel reads them.
+    let scales_a: Vec<f32> = (0..blocks).flat_map(|j| (0..m).map(move |i| scales[(i % PERIOD, j)])).collect();
+    let scales_b: Vec<f32> = block.b.scales().iter().copied().collect();
+    let a = repeated(&stream, block.a.codes().as_slice().unwrap(), m * k);
+    let b = stream.clone_htod(block.b.codes().as_slice().unwrap()).unwrap();
+    let (sa, sb) = (stream.clone_htod(&scales_a).unwrap(), stream.clone_htod(&scales_b).unwrap());
+    let rows = sample(m, k, &mut rng);
+    let block_rows: Vec<usize> = rows.iter().map(|row| row % PERIOD).collect();
+    let twin = block.rows(&block_rows).twin();
+    let at = |pointer, stride| DeviceMatrix { pointer, stride };
+    let mut tried = 0;
+    for candidate in choose(&problem, gpu.sms()).unwrap().candidates {
+        let plan = match Plan::with_config(&gpu, &compiler, &problem, candidate.config) {
+            Err(HopperError::Jit(JitError::Rejected { .. })) => continue,
+            plan => plan.unwrap(),
+        };
+        let mut d = stream.clone_htod(&vec![f32::NAN; m * n]).unwrap();
+        let operands = Operands {
+            a: at(a.device_ptr(&stream).0, k),
+            b: at(b.device_ptr(&stream).0, k),
+            scale_a: at(sa.device_ptr(&stream).0, m),
+            scale_b: at(sb.device_ptr(&stream).0, blocks),
+            c: None,
+            d: at(d.device_ptr_mut(&stream).0, n),
+        };
+        // SAFETY: all of it was allocated above with these shapes, on this stream.
+        unsafe { plan.launch(&stream, &operands) }.unwrap();
+        let d = Array2::from_shape_vec((m, n), stream.clone_dtoh(&d).unwrap()).unwrap();
+        let found = MatrixView::F32(d.view()).gather_rows(&rows);
+        assert_bits(&found, &twin, &format!("{text} on {}", candidate.config));
+        tried += 1;
+    }
+    println!("{text}: {tried} configurations, {} rows each equal", rows.len());
+}

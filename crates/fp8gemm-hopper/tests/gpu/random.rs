@@ -1,0 +1,119 @@
+//! Random problems over every configuration, against the twin.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fp8gemm_hopper::{HopperError, Plan};
+use fp8gemm_jit::{JitError, choose};
+use rand::{SeedableRng, rngs::StdRng};
+
+use crate::data::Case;
+use crate::problems::{Class, FAMILIES, family};
+use crate::{guarded, setup};
+
+/// Breaks if any tile, scale layout, type, epilogue or tail gives one bit that the twin does not,
+/// writes outside D, or takes what lies between rows for data: every candidate of [`choose`] for
+/// each family of problems and class of shapes, each on data of its own, mostly adversarial.
+///
+/// Families are numbered; the environment variable `FP8GEMM_FAMILIES`, `12..24` say, picks some, so
+/// that several processes can share the work (compiling takes the longest). `FP8GEMM_SEED` gives
+/// other problems.
+#[test]
+#[ignore = "needs Hopper"]
+fn every_configuration() {
+    let (gpu, compiler) = setup();
+    let stream = gpu.context().new_stream().unwrap();
+    let families = std::env::var("FP8GEMM_FAMILIES").map_or(0..FAMILIES, |text| {
+        let (from, to) = text.split_once("..").expect("FP8GEMM_FAMILIES is FROM..TO");
+        from.parse().unwrap()..to.parse().unwrap()
+    });
+    let first_seed = std::env::var("FP8GEMM_SEED").map_or(0, |text| text.parse::<u64>().unwrap());
+    let (mut problems, mut outputs, mut padding, mut nan, mut zero) = (0, 0, 0, 0usize, 0usize);
+    let (mut configurations, mut rejected) = (BTreeSet::new(), BTreeMap::new());
+    for number in families.clone() {
+        let family = family(number, &mut StdRng::seed_from_u64(first_seed << 32 | number as u64));
+        for class in [Class::Few, Class::Tails, Class::Many, Class::Deep] {
+            let candidates = choose(&class.largest(family), gpu.sms()).unwrap().candidates;
+            for (index, candidate) in candidates.into_iter().enumerate() {
+                // Long K has kernels of its own, and large outputs take long to compare.
+                let thin = match class {
+                    Class::Deep => 4,
+                    Class::Many => 3,
+                    _ => 1,
+                };
+                if !(number + index).is_multiple_of(thin) {
+                    continue;
+                }
+                let seed = first_seed << 32 | (number << 16 | (class as usize) << 8 | index) as u64;
+                let mut rng = StdRng::seed_from_u64(seed);
+                let problem = class.problem(family, &mut rng);
+                let plan = match Plan::with_config(&gpu, &compiler, &problem, candidate.config) {
+                    // As a plan does; the kernels lane of `fp8gemm-jit` judges those.
+                    Err(HopperError::Jit(error @ JitError::Rejected { .. })) => {
+                        rejected.insert(candidate.config.to_string(), error.to_string());
+                        continue;
+                    }
+                    plan => plan.unwrap_or_else(|error| panic!("{problem} on {}: {error}", candidate.config)),
+                };
+                let case = Case::seeded(problem, seed);
+                let what = format!("{problem} on {} (seed {seed:#x}; {})", candidate.config, case.kinds);
+                let twin = case.twin();
+                padding += guarded::check(&plan, &case, &twin, &stream, &what, &mut rng);
+                let values = twin.to_f32();
+                nan += values.iter().filter(|x| x.is_nan()).count();
+                zero += values.iter().filter(|x| **x == 0.0).count();
+                outputs += values.len();
+                problems += 1;
+                configurations.insert(candidate.config.to_string());
+            }
+        }
+    }
+    println!(
+        "families {families:?}: {problems} problems, {} configurations, {outputs} outputs ({nan} NaN, {zero} zero): \
+         every bit equal, twice, nothing else written ({padding} bytes in rows' last 16)",
+        configurations.len()
+    );
+    for (config, error) in &rejected {
+        println!("passed over, as plans do: {config}: {error}");
+    }
+    assert!(problems >= 10 * families.len(), "too few problems");
+    assert!(2 * (nan + zero) < outputs, "too little was compared");
+}
+
+/// Breaks if the generator makes problems that are not legal or that no kernel computes, stops
+/// covering a pair of choices, or makes data whose products are nearly all 0 or NaN. Needs no GPU.
+#[test]
+fn problems_are_legal_and_varied() {
+    let mut pairs = BTreeSet::new();
+    let (mut outputs, mut idle) = (0, 0);
+    for number in 0..FAMILIES {
+        let mut rng = StdRng::seed_from_u64(number as u64);
+        let family = family(number, &mut rng);
+        for class in [Class::Few, Class::Tails, Class::Many, Class::Deep] {
+            for sms in [78, 132] {
+                assert!(!choose(&class.largest(family), sms).unwrap().candidates.is_empty());
+            }
+            for _ in 0..20 {
+                let problem = class.problem(family, &mut rng);
+                problem.check().unwrap();
+                let most = class.largest(family);
+                assert!(problem.m <= most.m && problem.n <= most.n && problem.k <= most.k, "{problem}");
+            }
+        }
+        let scales = choose(&Class::Few.largest(family), 132).unwrap().config().scales.to_string();
+        let traits = [
+            format!("{} {}", family.a.ty, family.b.ty),
+            format!("{scales} {}", family.policy),
+            format!("D {}", family.d),
+            format!("C {:?}", family.c),
+        ];
+        for (i, one) in traits.iter().enumerate() {
+            pairs.extend(traits[i + 1..].iter().map(|other| format!("{one}, {other}")));
+        }
+        let twin = Case::seeded(fp8gemm_problem::Problem { m: 20, n: 30, k: 200, ..family }, number as u64).twin();
+        outputs += 600;
+        idle += twin.to_f32().iter().filter(|x| **x == 0.0 || x.is_nan()).count();
+    }
+    // Four type mixes, four ways, three Ds, four Cs.
+    assert_eq!(pairs.len(), 4 * 4 + 4 * 3 + 4 * 4 + 4 * 3 + 4 * 4 + 3 * 4, "{pairs:#?}");
+    assert!(2 * idle < outputs, "{idle} of {outputs} outputs are 0 or NaN");
+}

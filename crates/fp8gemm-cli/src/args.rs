@@ -9,8 +9,8 @@ use fp8gemm::problem::{OperandType, OutputType, Policy, ScaleLayout};
 use crate::commands::{bench::BenchArgs, cache::CacheArgs, kernels::KernelsArgs};
 
 const ABOUT: &str = "\
-FP8 matrix multiplication with fine-grained scaling: quantise, multiply on a CPU model of Hopper's \
-tensor cores, and verify recorded kernels bit for bit.
+FP8 matrix multiplication with fine-grained scaling: quantise, multiply on a Hopper GPU or on a CPU \
+model of its tensor cores with the same bits, and verify recorded kernels bit for bit.
 
 D[M,N] = alpha * A[M,K] B[N,K]^T + beta * C[M,N], both operands K-major.";
 
@@ -75,12 +75,13 @@ pub(crate) enum Engine {
 const VERIFY_AFTER: &str = "\
 Examples:
   fp8gemm verify vectors/deepgemm_1d2d_n0.safetensors
+  fp8gemm verify vectors/deepgemm_1d2d_n0.safetensors --engine hopper --policy promote128
   fp8gemm verify d.npy --a a.npy --b b.npy --dtype e4m3 --policy chain
 
 The file holds `a`, `b`, `d` and, where there are any, `scale_a`, `scale_b` and `c`; flags take them \
-from other files. Without --policy, all policies that are legal for the scales are tried on a sample \
-of rows, and those that agree there on all rows. Files of single wgmma instructions, as \
-vectors/wgmma_m64n8k32.safetensors, are recognised by their tensors.
+from other files. Without --policy, all policies that are legal for the scales are tried: by the GPU on \
+all rows; by the CPU on a sample of rows, and those that agree there on all rows. Files of single wgmma \
+instructions, as vectors/wgmma_m64n8k32.safetensors, are recognised by their tensors.
 
 Metadata of the file that is understood: `alpha`, `beta`, `allow_nonfinite_scales` (\"true\"), \
 `scale_layout.<tensor>`; flags win.";
@@ -198,13 +199,14 @@ pub(crate) struct OperandArgs {
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = "Engine")]
 pub(crate) struct EngineArgs {
-    /// What computes the product: the CPU twin, or a Hopper GPU (not in this version); auto is the
-    /// twin for now
+    /// What computes the product: the CPU twin or a Hopper GPU, with the same bits; auto is the GPU
+    /// where there is one and a kernel for the problem (promote128 or chain; tensor, row, 1x128 or
+    /// 128x128 scales), else the twin
     #[arg(long, value_enum, default_value_t = Engine::Auto)]
     pub(crate) engine: Engine,
-    /// Ordinal of the GPU that engine hopper uses
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) device: u32,
+    /// Ordinal of the GPU [default: the first Hopper]
+    #[arg(long, value_name = "N")]
+    pub(crate) device: Option<u32>,
 }
 
 fn quantize_after() -> String {

@@ -1,6 +1,7 @@
 //! What ends a command early, and with which exit code.
 
-use std::io;
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use fp8gemm::formats::FormatError;
@@ -74,4 +75,12 @@ impl<T> InFile<T> for Result<T, FileError> {
     fn in_file(self, path: &Path) -> Result<T, CliError> {
         self.map_err(|source| CliError::file(path, source))
     }
+}
+
+/// Tells the user something on standard error, whatever the log level.
+pub(crate) fn note(what: impl Display) {
+    // Names in files may hold line feeds and escape sequences; a note is one line.
+    let text: String = what.to_string().chars().map(crate::printable).collect();
+    // Nobody is left to tell if this fails.
+    let _ = writeln!(io::stderr(), "note: {text}");
 }

@@ -6,7 +6,6 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`files`] | safetensors and `.npy`: parse, map, write |
-//! | [`probe`] | NVIDIA driver, GPUs and NVRTC of this machine |
 //! | [`main`] | the command |
 #![deny(unsafe_code)]
 
@@ -17,7 +16,6 @@ mod error;
 pub mod files;
 mod interrupt;
 mod operands;
-pub mod probe;
 mod sample;
 mod text;
 

@@ -333,17 +333,6 @@ fn a_result_beyond_memory_is_refused() {
     assert_eq!(names(folder.path()), ["in.safetensors"]);
 }
 
-/// Breaks if the hopper engine pretends, or its absence is not told apart from wrong input.
-#[test]
-fn missing_hardware_is_exit_code_3() {
-    let folder = common::folder();
-    save(&folder.path().join("in.safetensors"), &good(), &[]);
-    let gemm = ["gemm", "--a", "in.safetensors", "--b", "in.safetensors", "-o", "d.safetensors", "--engine", "hopper"];
-    fp8gemm(folder.path(), &gemm).refused(3, &["engine hopper", "--engine twin"]);
-    fp8gemm(folder.path(), &["verify", "in.safetensors", "--engine", "hopper"]).refused(3, &["engine hopper"]);
-    assert_eq!(names(folder.path()), ["in.safetensors"]);
-}
-
 /// Breaks if an unknown recipe or policy is refused without the known ones.
 #[test]
 fn unknown_names_list_the_known() {

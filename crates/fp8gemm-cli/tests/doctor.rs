@@ -4,34 +4,57 @@
 
 mod common;
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{fp8gemm, vectors};
+use common::{binary, fp8gemm, vectors, with_variables, without_gpu};
 
-/// Breaks if the doctor fails, panics, or does not say why there is no GPU: it has to work on the
-/// barest machine.
+/// Breaks if the doctor fails, panics, or does not say why there is no GPU and what that means: it
+/// has to work on the barest machine.
 #[test]
 fn doctor_always_succeeds() {
-    let run = fp8gemm(Path::new("."), &["doctor"]);
+    let run = without_gpu(Path::new("."), &["doctor"]);
     assert_eq!(run.code, 0);
     assert_eq!(run.stderr, "");
-    for word in ["CPU", "GPU", "NVRTC", "threads", "self-test", "passed"] {
+    for word in ["CPU", "GPU", "NVRTC", "Cache", "threads", "self-test", "passed", "--engine auto takes the CPU twin"] {
         assert!(run.stdout.contains(word), "{}", run.stdout);
     }
-    let json = fp8gemm(Path::new("."), &["doctor", "--json"]).json(0);
+    let json = without_gpu(Path::new("."), &["doctor", "--json"]).json(0);
     assert_eq!(json["cpu"]["self_test"], true);
     assert!(json["cpu"]["threads"].as_u64().unwrap() > 0);
     assert_eq!(json["cpu"]["path"], json["cpu"]["paths"][0]["path"]);
-    // Either there is a driver or a reason, never both or neither.
-    assert_ne!(json["gpu"]["driver"].is_null(), json["gpu"]["reason"].is_null(), "{json:#}");
+    assert!(json["gpu"]["devices"].as_array().unwrap().is_empty() && json["gpu"]["self_test"].is_null(), "{json:#}");
+    assert!(!json["gpu"]["reason"].as_str().unwrap().is_empty(), "{json:#}");
+    assert_eq!((&json["auto"]["engine"], &json["auto"]["reason"]), (&"twin".into(), &json["gpu"]["reason"]));
+}
+
+/// Breaks if the doctor looks for NVRTC or the cache elsewhere than the compiler does, or does not say
+/// why a candidate was not taken.
+#[test]
+fn doctor_says_where_it_looked() {
+    let folder = common::folder();
+    fs::write(folder.path().join("libnvrtc.so.13"), "no library").unwrap();
+    let path = folder.path().to_str().unwrap();
+    let variables = [("CUDA_VISIBLE_DEVICES", ""), ("FP8GEMM_NVRTC", path), ("FP8GEMM_CACHE_DIR", path)];
+    let json = with_variables(Path::new("."), &["doctor", "--json"], &variables).json(0);
+    assert!(json["nvrtc"]["found"].is_null(), "{json:#}");
+    let tried = json["nvrtc"]["tried"].as_array().unwrap();
+    assert_eq!(tried.len(), 1, "{json:#}");
+    assert_eq!(tried[0]["place"], "FP8GEMM_NVRTC");
+    assert!(tried[0]["tried"].as_str().unwrap().starts_with(path), "{json:#}");
+    assert!(!tried[0]["reason"].as_str().unwrap().is_empty(), "{json:#}");
+    let cache = &json["cache"];
+    assert!(cache["folder"].as_str().unwrap().starts_with(path), "{json:#}");
+    assert_eq!((&cache["entries"], &cache["writable"]), (&0.into(), &true.into()));
+    assert_eq!(common::names(folder.path()), ["libnvrtc.so.13"], "the doctor leaves things behind");
 }
 
 /// Breaks if a reader that stops early, as `head` does, makes the command panic.
 #[test]
 fn a_closed_pipe_is_no_error() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_fp8gemm"))
-        .args(["verify", "deepgemm_1d2d_n0.safetensors"])
+    let mut child = Command::new(binary())
+        .args(["verify", "deepgemm_1d2d_n0.safetensors", "--engine", "twin"])
         .current_dir(vectors())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

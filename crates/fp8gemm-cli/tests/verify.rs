@@ -30,7 +30,7 @@ fn every_recording_verifies() {
         };
         let reproducing = json["reproduced_by"].as_array().unwrap();
         assert!(reproducing.contains(&policy.into()), "{name}: {reproducing:?}");
-        let text = fp8gemm(&vectors(), &["verify", &name, "--policy", policy]);
+        let text = fp8gemm(&vectors(), &["verify", &name, "--policy", policy, "--engine", "twin"]);
         assert_eq!(text.code, 0);
         assert!(text.stdout.contains("EQUAL: "), "{}", text.stdout);
         assert!(!text.stdout.contains('\u{1b}'), "colours where nobody sees them: {}", text.stdout);

@@ -131,7 +131,9 @@ fn load() -> Result<(), HopperError> {
         return Ok(());
     }
     let name = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
-    let no_driver = |error: libloading::Error| HopperError::NoDriver { reason: format!("{name}: {error}") };
+    // The loader's own words, which name the library, are the source of libloading's error.
+    let words = |error: libloading::Error| std::error::Error::source(&error).unwrap_or(&error).to_string();
+    let no_driver = |error: libloading::Error| HopperError::NoDriver { reason: words(error) };
     // SAFETY: the driver's initialisers run, as they do for every CUDA program; cudarc would load
     // the same library at its first call.
     let library = unsafe { Library::new(name) }.map_err(no_driver)?;

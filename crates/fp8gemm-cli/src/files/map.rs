@@ -1,4 +1,4 @@
-//! Memory-mapping of a regular file: one of the two places of this crate with unsafe code.
+//! Memory-mapping of a regular file: the one place of this crate with unsafe code.
 
 use std::fs::{self, File};
 use std::io;

@@ -27,16 +27,34 @@ pub fn fp8gemm(folder: &Path, arguments: &[&str]) -> Run {
 
 /// The same with a number of threads.
 pub fn with_threads(folder: &Path, arguments: &[&str], threads: Option<usize>) -> Run {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fp8gemm"));
-    command.current_dir(folder).args(arguments);
-    match threads {
-        Some(threads) => command.env("RAYON_NUM_THREADS", threads.to_string()),
-        None => command.env_remove("RAYON_NUM_THREADS"),
-    };
+    let threads = threads.map(|threads| threads.to_string());
+    let set: Vec<_> = threads.iter().map(|threads| ("RAYON_NUM_THREADS", threads.as_str())).collect();
+    with_variables(folder, arguments, &set)
+}
+
+/// The same where the driver, if there is one, shows no GPU.
+pub fn without_gpu(folder: &Path, arguments: &[&str]) -> Run {
+    with_variables(folder, arguments, &[("CUDA_VISIBLE_DEVICES", "")])
+}
+
+/// The same with variables of the environment.
+pub fn with_variables(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Run {
+    let mut command = Command::new(binary());
+    command.current_dir(folder).args(arguments).env_remove("RAYON_NUM_THREADS");
+    command.envs(variables.iter().copied());
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     // A signal, as a panic that aborts would give, has no code.
     Run { code: status.code().expect("ended by a signal"), stdout: text(stdout), stderr: text(stderr) }
+}
+
+/// The command: `FP8GEMM_BIN`, so that tests can run on a machine that did not build them, or the
+/// one that was built with them.
+pub fn binary() -> PathBuf {
+    std::env::var_os("FP8GEMM_BIN").map_or_else(
+        || PathBuf::from(env!("CARGO_BIN_EXE_fp8gemm")),
+        |path| fs::canonicalize(path).expect("FP8GEMM_BIN names the command"),
+    )
 }
 
 impl Run {
@@ -44,6 +62,11 @@ impl Run {
     pub fn json(&self, code: i32) -> Value {
         assert_eq!(self.code, code, "{}\n{}", self.stdout, self.stderr);
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
+    }
+
+    /// Asserts success and that there was nothing to note.
+    pub fn quiet(&self) {
+        assert_eq!((self.code, self.stderr.as_str()), (0, ""), "{}", self.stdout);
     }
 
     /// Asserts that the run ended with this code, nothing on standard output, and one line on
@@ -59,9 +82,12 @@ impl Run {
     }
 }
 
-/// The recordings of the repository.
+/// The recordings of the repository; `FP8GEMM_VECTORS` says where they are on another machine.
 pub fn vectors() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../vectors")
+    std::env::var_os("FP8GEMM_VECTORS").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../vectors"),
+        |path| fs::canonicalize(path).expect("FP8GEMM_VECTORS names a folder"),
+    )
 }
 
 pub fn vector(name: &str) -> Vec<u8> {

@@ -7,14 +7,12 @@ mod tiles;
 
 use std::str::FromStr;
 
-use fp8gemm::sim::{Gemm, Matrix};
-
 use super::{DIFFERENT, SUCCESS, print};
-use crate::args::VerifyArgs;
-use crate::engine;
-use crate::error::{CliError, InFile};
+use crate::args::{Engine, VerifyArgs};
+use crate::engine::Engines;
+use crate::error::{CliError, InFile, note};
 use crate::files::TensorFile;
-use crate::operands::{Files, Inputs, Layouts, Sources, expect_shape, load, named};
+use crate::operands::{Files, Sources, expect_shape, load, named};
 
 /// Runs the command: [`SUCCESS`] only if every bit is equal.
 pub(crate) fn run(args: &VerifyArgs, json: bool) -> Result<u8, CliError> {
@@ -22,11 +20,14 @@ pub(crate) fn run(args: &VerifyArgs, json: bool) -> Result<u8, CliError> {
     let flags = [&args.a, &args.b, &operands.scale_a, &operands.scale_b, &operands.c];
     let files = Files::open([&args.file].into_iter().chain(flags.into_iter().flatten()))?;
     let file = files.get(&args.file).ok_or_else(|| unopened(&args.file))?;
-    let engine = engine::choose(args.engine)?;
+    let engines = Engines::open(args.engine, args.policy)?;
     if tiles::is_tile_file(file) {
         if args.policy.is_some() {
             let what = "--policy: the file holds single instructions, which have no accumulation policy";
             return Err(CliError::Usage(format!("{}: {what}", file.path().display())));
+        }
+        if args.engine.engine == Engine::Hopper {
+            note("the file holds single instructions, which the CPU twin computes");
         }
         return tiles::run(file, json);
     }
@@ -52,21 +53,10 @@ pub(crate) fn run(args: &VerifyArgs, json: bool) -> Result<u8, CliError> {
     let (a, b) = (inputs.a.view()?, inputs.b.view()?);
     expect_shape(&recorded, (a.rows(), b.rows()), "D is [M, N]").in_file(file.path())?;
     let recorded = recorded.matrix().in_file(file.path())?;
-    let result = search::search(&inputs, &recorded, args.policy)?;
-    let layouts = result.trials.get(result.best).map_or((a.layout(), b.layout()), |trial| trial.layouts);
-    let gemm = gemm(&inputs, &recorded, layouts)?;
-    let report = report::Report::new(file, &inputs, &gemm, engine, result);
+    let found = search::search(&inputs, &recorded, args.policy, &engines)?;
+    let report = report::Report::new(file, &inputs, &recorded, found)?;
     print(json, &report, || report.text())?;
     Ok(if report.equal { SUCCESS } else { DIFFERENT })
-}
-
-/// The GEMM that D is held against, with the default policy.
-fn gemm<'a>(inputs: &'a Inputs<'_>, recorded: &Matrix, (a, b): Layouts) -> Result<Gemm<'a>, CliError> {
-    let gemm = Gemm::new(inputs.a.view_as(a)?, inputs.b.view_as(b)?).output(recorded.ty()).epilogue(inputs.epilogue);
-    Ok(match &inputs.c {
-        Some(c) => gemm.c(c.view()),
-        None => gemm,
-    })
 }
 
 /// A number in the metadata.

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use fp8gemm::problem::OutputType;
-use fp8gemm::sim::{Comparison, Difference, Gemm, Matrix, Path};
+use fp8gemm::problem::{OutputType, Policy, Problem};
+use fp8gemm::sim::{Comparison, Difference, Matrix, Path};
 use half::{bf16, f16};
 use ndarray::array;
 use serde::Serialize;
 
 use super::search::{Found, Trial};
 use crate::commands::{bad, good};
-use crate::engine::Chosen;
+use crate::engine::{Chosen, GpuRun, twin_name};
+use crate::error::CliError;
 use crate::files::TensorFile;
-use crate::operands::Inputs;
+use crate::operands::{Inputs, Operand};
 use crate::text::{Number, Single, bits, count, duration, gmacs, grouped, path_name, percent, speed, table, value};
 
 /// The result of `verify`, in the form of its JSON document.
@@ -26,7 +27,9 @@ pub(super) struct Report {
     m: usize,
     n: usize,
     k: usize,
+    /// `hopper` if the GPU computed any of the policies; each says which engine computed it.
     engine: Chosen,
+    /// The twin's implementation and threads.
     path: &'static str,
     threads: usize,
     /// Whether some policy gives every bit of D.
@@ -63,6 +66,9 @@ struct PolicyReport {
     scale_layout_b: String,
     /// Policies that are the same arithmetic for this K and these scales.
     same_as: Vec<String>,
+    engine: Chosen,
+    /// Where a GPU computed: which, and how.
+    gpu: Option<GpuRun>,
     outcome: Outcome,
     /// Rows compared: all, or the sample that ruled the policy out.
     rows: usize,
@@ -109,9 +115,18 @@ pub(super) struct ElementReport {
 }
 
 impl Report {
-    pub(super) fn new(file: &TensorFile, inputs: &Inputs<'_>, gemm: &Gemm<'_>, engine: Chosen, found: Found) -> Self {
+    pub(super) fn new(
+        file: &TensorFile,
+        inputs: &Inputs<'_>,
+        recorded: &Matrix,
+        found: Found,
+    ) -> Result<Self, CliError> {
         let Found { trials, best, time } = found;
-        let mut problem = gemm.problem();
+        let layouts = match trials.get(best) {
+            Some(trial) => trial.layouts,
+            None => (inputs.a.view()?.layout(), inputs.b.view()?.layout()),
+        };
+        let mut problem = inputs.task(layouts, recorded.ty(), Policy::default())?.problem();
         let mut equal = false;
         let mut nearest = None;
         let mut speed_of_best = (0.0, String::new());
@@ -130,29 +145,12 @@ impl Report {
                 reproduced_by.push(name.clone());
             }
         }
-        let path = path_name(Path::best());
-        let threads = rayon::current_num_threads();
-
         let mut head = metadata_rows(file);
-        let scales = |operand: &crate::operands::Operand<'_>, layout| match &operand.scale_tensor {
-            Some(_) => format!("{layout}"),
-            None => "no scales (1.0)".to_owned(),
-        };
-        let (alpha, beta) = (problem.epilogue.alpha, problem.epilogue.beta);
-        let mut shape = format!("{} x {} x {}", problem.m, problem.n, problem.k);
-        shape += &format!(", A {} {}", problem.a.ty, scales(&inputs.a, problem.a.scales));
-        shape += &format!(", B {} {}, D {}", problem.b.ty, scales(&inputs.b, problem.b.scales), problem.d);
-        if alpha != 1.0 {
-            shape += &format!(", alpha {alpha}");
-        }
-        if let Some(c) = problem.c {
-            shape += &format!(", C {c} with beta {beta}");
-        }
-        head.push(vec!["problem".to_owned(), shape]);
-        let threads_text = count(threads as u64, "thread");
-        head.push(vec!["engine".to_owned(), format!("CPU twin ({path}, {threads_text})")]);
+        head.push(vec!["problem".to_owned(), problem_text(&problem, inputs)]);
+        head.push(vec!["engine".to_owned(), engine_text(&policies)]);
+        let by_gpu = policies.iter().any(|report| report.gpu.is_some());
         let text = Text { head, ty: problem.d, speed: speed_of_best.1, time: duration(time) };
-        Self {
+        Ok(Self {
             command: "verify",
             file: file.path().display().to_string(),
             metadata: file.metadata().clone(),
@@ -160,9 +158,9 @@ impl Report {
             m: problem.m,
             n: problem.n,
             k: problem.k,
-            engine,
-            path,
-            threads,
+            engine: if by_gpu { Chosen::Hopper } else { Chosen::Twin },
+            path: path_name(Path::best()),
+            threads: rayon::current_num_threads(),
             equal,
             reproduced_by,
             nearest,
@@ -172,7 +170,7 @@ impl Report {
             gmac_per_s: Number(speed_of_best.0),
             text,
             best,
-        }
+        })
     }
 
     /// Whether the shapes of the scales were read in more than one way.
@@ -193,6 +191,11 @@ impl Report {
     pub(super) fn text(&self) -> String {
         let mut text = format!("{}\n{}\n", self.file, table(2, &self.text.head));
         let mut rows = vec![["policy", "rows", "differing", "result"].map(str::to_owned).to_vec()];
+        // Where all is the CPU's work, the head has said so.
+        let by_gpu = self.engine == Chosen::Hopper;
+        if by_gpu {
+            rows[0].insert(1, "engine".to_owned());
+        }
         for report in &self.policies {
             let differing = match report.differing {
                 0 => "0".to_owned(),
@@ -203,11 +206,22 @@ impl Report {
                 Outcome::Differs => bad("differs"),
                 Outcome::ScreenedOut => "ruled out by the sample".to_owned(),
             };
-            rows.push(vec![self.name(report), format!("{} of {}", report.rows, self.m), differing, result]);
+            let mut row = vec![self.name(report), format!("{} of {}", report.rows, self.m), differing, result];
+            if by_gpu {
+                row.insert(1, if report.gpu.is_some() { "GPU" } else { "CPU" }.to_owned());
+            }
+            rows.push(row);
         }
         text += &table(2, &rows);
         for report in self.policies.iter().filter(|report| !report.same_as.is_empty()) {
             text += &format!("  same as {} here: {}\n", self.name(report), report.same_as.join(", "));
+        }
+        for report in &self.policies {
+            let Some(gpu) = &report.gpu else { continue };
+            text += &format!("  kernel of {}: {}\n", self.name(report), gpu.kernel_text());
+            for step in &gpu.steps {
+                text += &format!("    host step: {step}\n");
+            }
         }
         text += "\n";
 
@@ -251,6 +265,33 @@ impl Report {
     }
 }
 
+/// Shapes, types and scales, and what of the epilogue is not the default.
+fn problem_text(problem: &Problem, inputs: &Inputs<'_>) -> String {
+    let scales = |operand: &Operand<'_>, layout| match &operand.scale_tensor {
+        Some(_) => format!("{layout}"),
+        None => "no scales (1.0)".to_owned(),
+    };
+    let mut text = format!("{} x {} x {}", problem.m, problem.n, problem.k);
+    text += &format!(", A {} {}", problem.a.ty, scales(&inputs.a, problem.a.scales));
+    text += &format!(", B {} {}, D {}", problem.b.ty, scales(&inputs.b, problem.b.scales), problem.d);
+    if problem.epilogue.alpha != 1.0 {
+        text += &format!(", alpha {}", problem.epilogue.alpha);
+    }
+    if let Some(c) = problem.c {
+        text += &format!(", C {c} with beta {}", problem.epilogue.beta);
+    }
+    text
+}
+
+/// The GPU, the twin, or both.
+fn engine_text(policies: &[PolicyReport]) -> String {
+    match policies.iter().find_map(|report| report.gpu.as_ref()) {
+        None => twin_name(),
+        Some(gpu) if policies.iter().all(|report| report.gpu.is_some()) => gpu.device_text(),
+        Some(gpu) => format!("{}; {} for policies without a kernel", gpu.device_text(), twin_name()),
+    }
+}
+
 impl PolicyReport {
     fn new(trial: &Trial, ty: OutputType) -> Self {
         let outcome = match &trial.full {
@@ -264,6 +305,8 @@ impl PolicyReport {
             scale_layout_a: trial.layouts.0.to_string(),
             scale_layout_b: trial.layouts.1.to_string(),
             same_as: trial.group.same.iter().map(ToString::to_string).collect(),
+            engine: if trial.gpu.is_some() { Chosen::Hopper } else { Chosen::Twin },
+            gpu: trial.gpu.clone(),
             outcome,
             rows: trial.rows,
             elements: trial.elements,

@@ -1,14 +1,14 @@
-//! The search for policies: a sample of rows first, then all rows for those that agree there.
+//! The search for policies. The GPU computes all rows at once; on the CPU a sample of rows comes
+//! first, then all rows for the policies that agree there.
 
 use std::time::{Duration, Instant};
 
 use fp8gemm::formats::ScaledMatrix;
-use fp8gemm::problem::Policy;
-use fp8gemm::sim::{Comparison, Gemm, Matrix, compare, compare_with_c};
+use fp8gemm::problem::{Policy, Problem};
+use fp8gemm::sim::{Comparison, Matrix, compare, compare_with_c};
 
-use super::gemm;
 use super::policies::{Group, candidates};
-use crate::engine;
+use crate::engine::{Engines, GpuRun, Task, twin};
 use crate::error::CliError;
 use crate::operands::{Inputs, Layouts};
 use crate::sample;
@@ -30,6 +30,8 @@ pub(super) struct Trial {
     pub(super) full: Option<Comparison>,
     /// Time of the pass over all of D.
     pub(super) time: Duration,
+    /// The kernel, where the GPU computed this.
+    pub(super) gpu: Option<GpuRun>,
 }
 
 impl Trial {
@@ -53,53 +55,93 @@ pub(super) struct Found {
     pub(super) time: Duration,
 }
 
+/// What is to be tried with one reading of the scales' shapes.
+struct Reading {
+    layouts: Layouts,
+    groups: Vec<Group>,
+}
+
 /// Tries `only` one policy, or all that are legal, with each reading of the scales' shapes.
-pub(super) fn search(inputs: &Inputs<'_>, recorded: &Matrix, only: Option<Policy>) -> Result<Found, CliError> {
+pub(super) fn search(
+    inputs: &Inputs<'_>,
+    recorded: &Matrix,
+    only: Option<Policy>,
+    engines: &Engines,
+) -> Result<Found, CliError> {
     let start = Instant::now();
-    let mut trials = Vec::new();
-    let mut screened_any = false;
-    let mut illegal = None;
-    for &layouts in &inputs.readings {
-        let gemm = gemm(inputs, recorded, layouts)?;
-        let problem = gemm.problem();
-        let groups = match only {
-            Some(policy) => vec![Group { policy, same: Vec::new() }],
-            None => candidates(layouts.0, layouts.1, problem.k),
-        };
-        // Also where nothing is legal: the error then says why, unless another reading is legal.
-        let probe = groups.first().map_or(Policy::default(), |group| group.policy);
-        if let Err(error) = gemm.clone().policy(probe).check() {
-            illegal = illegal.or(Some(error));
-            continue;
+    let readings = readings(inputs, recorded, only)?;
+    let mut problems = Vec::new();
+    for reading in &readings {
+        for group in &reading.groups {
+            problems.push(inputs.task(reading.layouts, recorded.ty(), group.policy)?.problem());
         }
-        let rows = sample::rows(problem.m, SAMPLE);
-        let screen = only.is_none() && rows.len() < problem.m;
-        let screened = if screen { Some(Sample::new(inputs, layouts, recorded, rows)?) } else { None };
-        screened_any |= screen;
+    }
+    engines.announce(&problems)?;
+
+    let mut trials = Vec::new();
+    for Reading { layouts, groups } in readings {
+        let rows = sample::rows(recorded.dim().0, SAMPLE);
+        let screen = only.is_none() && rows.len() < recorded.dim().0;
+        let mut screened: Option<Sample> = None;
         for group in groups {
-            let trial = match &screened {
-                Some(sample) => sample.trial(group, inputs, layouts)?,
-                None => full_trial(group, inputs, layouts, recorded)?,
+            let task = inputs.task(layouts, recorded.ty(), group.policy)?;
+            let trial = if !screen || engines.gpu_takes(&task.problem()) {
+                full_trial(group, layouts, inputs, recorded, engines)?
+            } else {
+                let sample = match screened.take() {
+                    Some(sample) => sample,
+                    None => Sample::new(inputs, layouts, recorded, &rows)?,
+                };
+                let trial = sample.trial(group, inputs, layouts)?;
+                screened = Some(sample);
+                trial
             };
             tracing::debug!(policy = %trial.group.policy, rows = trial.rows, differing = trial.differing, "tried");
             trials.push(trial);
         }
     }
-    if let Some(error) = illegal.filter(|_| trials.is_empty()) {
-        return Err(error.into());
-    }
-    if screened_any {
-        let mut survivors: Vec<usize> = (0..trials.len()).filter(|&i| trials[i].differing == 0).collect();
-        if survivors.is_empty() {
-            survivors.extend(nearest(&trials));
-        }
-        for index in survivors {
-            trials[index] = full_trial(trials[index].group.clone(), inputs, trials[index].layouts, recorded)?;
-        }
+    for index in worth_all_rows(&trials) {
+        trials[index] = full_trial(trials[index].group.clone(), trials[index].layouts, inputs, recorded, engines)?;
     }
     let complete = trials.iter().position(Trial::equal);
     let best = complete.or_else(|| nearest(&trials)).unwrap_or(0);
     Ok(Found { trials, best, time: start.elapsed() })
+}
+
+/// The readings of the scales' shapes for which something is legal.
+fn readings(inputs: &Inputs<'_>, recorded: &Matrix, only: Option<Policy>) -> Result<Vec<Reading>, CliError> {
+    let mut readings = Vec::new();
+    let mut illegal = None;
+    for &layouts in &inputs.readings {
+        let task = inputs.task(layouts, recorded.ty(), Policy::default())?;
+        let Problem { k, .. } = task.problem();
+        let groups = match only {
+            Some(policy) => vec![Group { policy, same: Vec::new() }],
+            None => candidates(layouts.0, layouts.1, k),
+        };
+        // Also where nothing is legal: the error then says why, unless another reading is legal.
+        let policy = groups.first().map_or(Policy::default(), |group| group.policy);
+        match task.gemm().policy(policy).check() {
+            Ok(()) => readings.push(Reading { layouts, groups }),
+            Err(error) => illegal = illegal.or(Some(error)),
+        }
+    }
+    match illegal {
+        Some(error) if readings.is_empty() => Err(error.into()),
+        _ => Ok(readings),
+    }
+}
+
+/// The policies that were tried on a sample and could still give every bit; if none can, and none
+/// that was tried on all rows does, the one that came nearest, so that its first difference is found.
+fn worth_all_rows(trials: &[Trial]) -> Vec<usize> {
+    let open: Vec<usize> =
+        (0..trials.len()).filter(|&i| trials[i].full.is_none() && trials[i].differing == 0).collect();
+    if !open.is_empty() || trials.iter().any(Trial::equal) {
+        return open;
+    }
+    let nearest = (0..trials.len()).min_by(|&x, &y| trials[x].share().total_cmp(&trials[y].share()));
+    nearest.into_iter().filter(|&i| trials[i].full.is_none()).collect()
 }
 
 /// The trial with the smallest share of differing elements, the first of equals; those that saw
@@ -109,15 +151,29 @@ fn nearest(trials: &[Trial]) -> Option<usize> {
     (0..trials.len()).min_by(|&x, &y| order(&trials[x]).partial_cmp(&order(&trials[y])).unwrap_or(x.cmp(&y)))
 }
 
-fn full_trial(group: Group, inputs: &Inputs<'_>, layouts: Layouts, recorded: &Matrix) -> Result<Trial, CliError> {
-    let gemm = gemm(inputs, recorded, layouts)?;
-    let (d, time) = engine::run(&gemm.policy(group.policy), &group.policy.to_string())?;
+fn full_trial(
+    group: Group,
+    layouts: Layouts,
+    inputs: &Inputs<'_>,
+    recorded: &Matrix,
+    engines: &Engines,
+) -> Result<Trial, CliError> {
+    let computed = engines.compute(&inputs.task(layouts, recorded.ty(), group.policy)?)?;
+    let d = computed.d.view();
     let comparison = match &inputs.c {
-        Some(c) => compare_with_c(&d.view(), &recorded.view(), &c.view(), inputs.epilogue.beta)?,
-        None => compare(&d.view(), &recorded.view())?,
+        Some(c) => compare_with_c(&d, &recorded.view(), &c.view(), inputs.epilogue.beta)?,
+        None => compare(&d, &recorded.view())?,
     };
-    let (elements, differing) = (comparison.elements, comparison.differing);
-    Ok(Trial { group, layouts, rows: recorded.dim().0, elements, differing, full: Some(comparison), time })
+    Ok(Trial {
+        group,
+        layouts,
+        rows: recorded.dim().0,
+        elements: comparison.elements,
+        differing: comparison.differing,
+        full: Some(comparison),
+        time: computed.time,
+        gpu: computed.gpu,
+    })
 }
 
 /// The sampled rows of A, C and D.
@@ -128,33 +184,63 @@ struct Sample {
 }
 
 impl Sample {
-    fn new(inputs: &Inputs<'_>, layouts: Layouts, recorded: &Matrix, rows: Vec<usize>) -> Result<Self, CliError> {
-        let a = inputs.a.view_as(layouts.0)?.gather_rows(&rows);
+    fn new(inputs: &Inputs<'_>, layouts: Layouts, recorded: &Matrix, rows: &[usize]) -> Result<Self, CliError> {
+        let a = inputs.a.view_as(layouts.0)?.gather_rows(rows);
         let a = a.map_err(|source| CliError::Quantize { tensor: inputs.a.tensor.clone(), source })?;
-        let c = inputs.c.as_ref().map(|c| c.view().gather_rows(&rows));
-        Ok(Self { a, c, recorded: recorded.view().gather_rows(&rows) })
+        let c = inputs.c.as_ref().map(|c| c.view().gather_rows(rows));
+        Ok(Self { a, c, recorded: recorded.view().gather_rows(rows) })
     }
 
     /// An output depends on its own row of A only, so the rows of a sample are those of the whole.
     fn trial(&self, group: Group, inputs: &Inputs<'_>, layouts: Layouts) -> Result<Trial, CliError> {
-        let mut gemm = Gemm::new(self.a.view(), inputs.b.view_as(layouts.1)?)
-            .output(self.recorded.ty())
-            .epilogue(inputs.epilogue)
-            .policy(group.policy);
-        if let Some(c) = &self.c {
-            gemm = gemm.c(c.view());
-        }
-        let what = format!("{} on {} rows", group.policy, self.recorded.dim().0);
-        let (d, _) = engine::run(&gemm, &what)?;
-        let comparison = compare(&d.view(), &self.recorded.view())?;
+        let whole = inputs.task(layouts, self.recorded.ty(), group.policy)?;
+        let task = Task { a: self.a.view(), c: self.c.as_ref().map(Matrix::view), ..whole };
+        let rows = self.recorded.dim().0;
+        let computed = twin(&task, &format!("{} on {rows} rows", group.policy))?;
+        let comparison = compare(&computed.d.view(), &self.recorded.view())?;
         Ok(Trial {
             group,
             layouts,
-            rows: self.recorded.dim().0,
+            rows,
             elements: comparison.elements,
             differing: comparison.differing,
             full: None,
             time: Duration::ZERO,
+            gpu: None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fp8gemm::problem::ScaleLayout;
+    use ndarray::array;
+
+    /// A trial with so many of its elements differing, seen on all rows or on a sample.
+    fn trial(differing: usize, elements: usize, all_rows: bool) -> Trial {
+        let matrix = |x: f32| Matrix::F32(array![[x]]);
+        let full = compare(&matrix(0.0).view(), &matrix(f32::from(u8::from(differing > 0))).view()).unwrap();
+        let group = Group { policy: Policy::Chain, same: Vec::new() };
+        let layouts = (ScaleLayout::Tensor, ScaleLayout::Tensor);
+        let (full, time, gpu) = (all_rows.then_some(full), Duration::ZERO, None);
+        Trial { group, layouts, rows: 1, elements, differing, full, time, gpu }
+    }
+
+    /// Breaks if a candidate that the GPU tried on all rows hides one of the CPU's that comes nearer
+    /// or could give every bit, or if rows are computed that can change nothing.
+    #[test]
+    fn the_cpus_candidates_compete_with_the_gpus() {
+        let worth = |trials: &[Trial]| worth_all_rows(trials);
+        // Nothing gives every bit; the nearest was sampled.
+        assert_eq!(worth(&[trial(50, 100, true), trial(1, 10, false), trial(2, 10, false)]), [1]);
+        // The nearest is known in full already.
+        assert!(worth(&[trial(5, 100, true), trial(1, 10, false)]).is_empty());
+        // One gives every bit: the others only if they still can.
+        assert_eq!(worth(&[trial(0, 100, true), trial(1, 10, false), trial(0, 10, false)]), [2]);
+        assert!(worth(&[trial(0, 100, true), trial(1, 10, false)]).is_empty());
+        assert!(worth(&[]).is_empty());
+        // What was nearest on the sample is reported if it stays nearest.
+        assert_eq!(nearest(&[trial(50, 100, true), trial(10, 100, true), trial(1, 100, false)]), Some(1));
     }
 }

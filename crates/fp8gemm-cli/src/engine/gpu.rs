@@ -1,0 +1,197 @@
+//! A Hopper GPU as an engine.
+
+use std::time::{Duration, Instant};
+
+use fp8gemm::convert::{host_view, matrix};
+use fp8gemm::hopper::{DeviceInfo, Gpu, HopperError, Plan, probe};
+use fp8gemm::jit::{BASE_OPTIONS, Cache, Compiler, JitError, KernelConfig, Key, choose};
+use fp8gemm::problem::{Epilogue, OperandSpec, OperandType, OutputType, Policy, Problem, ScaleLayout};
+use serde::Serialize;
+
+use super::{Computed, Task};
+use crate::text::{Number, duration};
+
+/// `CUDA_ERROR_OUT_OF_MEMORY` of `cuda.h`.
+const OUT_OF_MEMORY: u32 = 2;
+
+/// An opened GPU, and what makes its kernels.
+pub(crate) struct Hopper {
+    gpu: Gpu,
+    compiler: Compiler,
+}
+
+/// How a GPU computed one product.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct GpuRun {
+    /// Ordinal and name of the GPU.
+    pub(crate) device: usize,
+    pub(crate) name: String,
+    /// The kernel's configuration in one word.
+    pub(crate) configuration: String,
+    pub(crate) kernel: Origin,
+    /// Time until the kernel was compiled, or read from the cache, and loaded.
+    prepare_seconds: Number,
+    #[serde(skip)]
+    prepare: Duration,
+    /// Copies that the shape made necessary, besides those to the GPU and back.
+    pub(crate) steps: Vec<String>,
+}
+
+/// Where a kernel came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Origin {
+    Compiled,
+    Cached,
+}
+
+impl GpuRun {
+    /// `GPU 0, NVIDIA H200`.
+    pub(crate) fn device_text(&self) -> String {
+        format!("GPU {}, {}", self.device, self.name)
+    }
+
+    /// `CONFIGURATION, compiled and loaded in 312 ms`.
+    pub(crate) fn kernel_text(&self) -> String {
+        let origin = match self.kernel {
+            Origin::Compiled => "compiled",
+            Origin::Cached => "read from the cache",
+        };
+        format!("{}, {origin} and loaded in {}", self.configuration, duration(self.prepare))
+    }
+}
+
+impl Hopper {
+    /// Opens the GPU of this ordinal, or the first Hopper.
+    ///
+    /// # Errors
+    /// Those of [`probe`] and [`Gpu::open`].
+    pub(crate) fn open(device: Option<u32>) -> Result<Self, HopperError> {
+        let ordinal = match device {
+            Some(ordinal) => ordinal as usize,
+            // `probe` gives at least one.
+            None => probe()?.first().map_or(0, |device| device.ordinal),
+        };
+        let start = Instant::now();
+        let gpu = Gpu::open(ordinal)?;
+        tracing::info!(gpu = gpu.info().name, ordinal, time = %duration(start.elapsed()), "GPU opened");
+        Ok(Self { gpu, compiler: Compiler::new(Cache::from_environment(), None) })
+    }
+
+    /// What the driver says of it.
+    pub(crate) fn info(&self) -> &DeviceInfo {
+        self.gpu.info()
+    }
+
+    /// Computes D.
+    ///
+    /// # Errors
+    /// Those of [`Plan::new`] and [`Plan::run`].
+    pub(crate) fn run(&self, task: &Task<'_>) -> Result<Computed, HopperError> {
+        let problem = task.problem();
+        let start = Instant::now();
+        let cached = self.cached(&choose(&problem, self.gpu.sms())?.config());
+        let plan = Plan::new(&self.gpu, &self.compiler, &problem)?;
+        let prepare = start.elapsed();
+
+        let c = task.c.as_ref().map(host_view);
+        let start = Instant::now();
+        let product = plan.run(&task.a, &task.b, c.as_ref())?;
+        let time = start.elapsed();
+        let info = self.info();
+        let run = GpuRun {
+            device: info.ordinal,
+            name: info.name.clone(),
+            configuration: plan.config().to_string(),
+            // A chosen configuration that was passed over had to be compiled to be judged.
+            kernel: if cached == Some(plan.config()) { Origin::Cached } else { Origin::Compiled },
+            prepare_seconds: Number(prepare.as_secs_f64()),
+            prepare,
+            steps: product.steps.iter().map(ToString::to_string).collect(),
+        };
+        tracing::info!(%problem, kernel = run.kernel_text(), time = %duration(time), "computed by the GPU");
+        Ok(Computed { d: matrix(product.d), time, gpu: Some(run) })
+    }
+
+    /// The configuration, if its kernel need not be compiled.
+    fn cached(&self, config: &KernelConfig) -> Option<KernelConfig> {
+        // Without NVRTC, what runs was compiled before.
+        let Ok(nvrtc) = self.compiler.nvrtc() else { return Some(*config) };
+        let key = Key::new(&config.source(), &BASE_OPTIONS, nvrtc.version());
+        self.compiler.cache().get(&key).map(|_| *config)
+    }
+}
+
+/// The rule by which no kernel computes this problem; nothing where one does.
+pub(super) fn rule_against(problem: &Problem) -> Option<String> {
+    // The number of SMs ranks the configurations; whether there is one does not depend on it.
+    match choose(problem, 132) {
+        Ok(_) => None,
+        Err(JitError::Unsupported { rule, .. }) => Some(rule),
+        Err(other) => Some(other.to_string()),
+    }
+}
+
+/// The rule by which no kernel computes this policy, whatever the scales.
+pub(super) fn rule_against_policy(policy: Policy) -> Option<String> {
+    // Every policy is legal for tensor scales.
+    let operand = OperandSpec { ty: OperandType::E4m3, scales: ScaleLayout::Tensor };
+    let (a, b, c, d, epilogue) = (operand, operand, None, OutputType::Bf16, Epilogue::default());
+    rule_against(&Problem { m: 1, n: 1, k: 1, a, b, c, d, policy, epilogue })
+}
+
+/// Whether the machine lacks something that the twin does without.
+pub(super) fn is_lack(error: &HopperError) -> bool {
+    matches!(
+        error,
+        HopperError::Jit(JitError::NvrtcNotFound { .. })
+            | HopperError::Cuda { code: OUT_OF_MEMORY, .. }
+            | HopperError::TooLarge { .. }
+            | HopperError::Unsupported { .. }
+    )
+}
+
+/// The error in one line.
+pub(crate) fn one_line(error: &HopperError) -> String {
+    if let HopperError::Jit(JitError::NvrtcNotFound { .. }) = error {
+        return "the kernel is not in the cache, and NVRTC, which would compile it, was not found (set FP8GEMM_NVRTC, \
+                or install the Python wheel nvidia-cuda-nvrtc; `fp8gemm doctor` says where it was looked for)"
+            .to_owned();
+    }
+    let text = error.to_string();
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Breaks if a problem that a kernel computes is left to the twin, or the rule against one that
+    /// none computes is lost.
+    #[test]
+    fn what_the_kernels_compute() {
+        let rule = |text: &str| rule_against(&text.parse().unwrap());
+        for scales in ["tensor", "row", "1x128", "128x128"] {
+            assert_eq!(rule(&format!("3x5x7 a=e4m3:{scales} b=e5m2:{scales} d=f16")), None);
+        }
+        assert_eq!(rule("3x5x7 a=e4m3:row b=e5m2:tensor d=f32 policy=chain"), None);
+        let mx = rule("3x5x64 a=e4m3:1x32 b=e4m3:1x32 d=f32 policy=promote32").unwrap();
+        assert!(mx.contains("128x128"), "{mx}");
+        for policy in Policy::COMMON {
+            let known = policy == Policy::PROMOTE_128 || policy == Policy::Chain;
+            assert_eq!(rule_against_policy(policy).is_none(), known, "{policy}");
+        }
+        assert!(rule_against_policy(Policy::Cutlass128).unwrap().contains("promote128 and chain"));
+    }
+
+    /// Breaks if an error of several lines is printed as several lines, or loses one.
+    #[test]
+    fn errors_are_one_line() {
+        let compile = JitError::Compile { name: "k".into(), code: "E".into(), log: "one\n  two\n".into() };
+        assert_eq!(one_line(&compile.into()), "kernel k does not compile (E):; one; two");
+        let absent = JitError::NvrtcNotFound { attempts: fp8gemm::jit::Attempts::default() };
+        let text = one_line(&absent.into());
+        assert!(text.contains("FP8GEMM_NVRTC") && !text.contains('\n'), "{text}");
+    }
+}

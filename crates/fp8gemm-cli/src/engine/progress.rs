@@ -1,0 +1,42 @@
+//! The progress bar of a computation on the CPU.
+
+use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// A bar on standard error that appears only once the work has taken a while, and only on a
+/// terminal.
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    start: Instant,
+    shown: OnceLock<()>,
+}
+
+/// Work that ends sooner is not worth a bar.
+const PATIENCE: Duration = Duration::from_millis(800);
+
+impl Progress {
+    pub(crate) fn new(what: &str, macs: u128) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(macs as u64), ProgressDrawTarget::hidden());
+        let template = "{msg} [{bar:30}] {percent:>3} %  {elapsed} elapsed, {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.set_message(what.to_owned());
+        Self { bar, start: Instant::now(), shown: OnceLock::new() }
+    }
+
+    /// Counts finished multiply-adds; from any thread.
+    pub(crate) fn advance(&self, macs: u64) {
+        self.bar.inc(macs);
+        if self.start.elapsed() > PATIENCE && io::stderr().is_terminal() {
+            self.shown.get_or_init(|| self.bar.set_draw_target(ProgressDrawTarget::stderr()));
+        }
+    }
+
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -2,6 +2,7 @@
 
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::CUresult;
+use fp8gemm_formats::FormatError;
 use fp8gemm_formats::quantize::Quantizer;
 use fp8gemm_jit::JitError;
 use fp8gemm_problem::{OutputType, Problem, ProblemError};
@@ -71,6 +72,9 @@ pub enum HopperError {
     /// A problem that is not legal at all.
     #[error(transparent)]
     Problem(#[from] ProblemError),
+    /// Data that does not fit its scale layout.
+    #[error(transparent)]
+    Format(#[from] FormatError),
     /// A legal problem that this crate does not compute.
     #[error("{problem} is not computed on the GPU: {rule}")]
     Unsupported {

@@ -1,18 +1,19 @@
 //! Host matrices in, host matrix out: for the command line, tests and first tries. Everything is
 //! copied to the GPU and back on the default stream; engines keep their data there and use
-//! [`Plan::launch`].
+//! [`Plan::gemm`] or [`Plan::launch`].
 
 use core::fmt;
 
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, result};
+use cudarc::driver::{DevicePtr, DevicePtrMut, result};
 use fp8gemm_formats::ScaledView;
 use fp8gemm_jit::{Compiler, KernelConfig};
 use fp8gemm_problem::{OperandSpec, OutputType, Problem, ScaleLayout, Side};
 use half::{bf16, f16};
 use ndarray::{Array2, ArrayView2};
 
-use crate::scales::{ScaleForm, arrange};
-use crate::{DeviceMatrix, Gpu, HopperError, Operands, Plan};
+use crate::scales::ScaleForm;
+use crate::upload::{self, Transposer};
+use crate::{DeviceMatrix, DeviceStep, Gpu, HopperError, Operands, Plan};
 
 /// An owned D of one of the output types.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,6 +76,13 @@ pub enum HostStep {
         /// Bytes between its rows on the GPU.
         stride: usize,
     },
+    /// An operand was uploaded as it is and brought into K-major rows there.
+    OnGpu {
+        /// Which one.
+        side: Side,
+        /// How, and what it costs.
+        step: DeviceStep,
+    },
     /// The scales of an operand were spread or transposed.
     Scales {
         /// Which one.
@@ -84,6 +92,8 @@ pub enum HostStep {
         /// As the kernel reads them.
         to: ScaleForm,
     },
+    /// K is 0, and was taken for one column of zeros: the same outputs.
+    NoProducts,
     /// D has rows of `stride` elements on the GPU and was copied from there.
     PaddedD {
         /// Elements between its rows on the GPU.
@@ -97,7 +107,9 @@ impl fmt::Display for HostStep {
             Self::Repacked { side, stride } => {
                 write!(f, "{side} copied to rows of {stride} bytes (contiguous rows, multiples of 16 bytes, for TMA)")
             }
+            Self::OnGpu { side, step } => write!(f, "{side}: {step}"),
             Self::Scales { side, from, to } => write!(f, "{from} scales of {side} brought into form {to:?}"),
+            Self::NoProducts => write!(f, "K = 0 computed as one column of zeros"),
             Self::PaddedD { stride } => {
                 write!(f, "D computed in rows of {stride} elements (multiples of 16 bytes, for TMA)")
             }
@@ -120,12 +132,12 @@ pub struct Product {
 /// Computes `D = alpha A B^T + beta C` on the GPU from host matrices, by the problem's policy.
 ///
 /// Any M, N and any strides; where TMA's rules do not hold, the data is copied to padded rows (see
-/// [`Product::steps`]). With M or N of 0, D is empty and nothing runs.
+/// [`Product::steps`]). With M or N of 0, D is empty and nothing runs; with K of 0, D is what the
+/// epilogue makes of a sum of 0.
 ///
 /// # Errors
 /// [`HopperError::Shape`], [`HopperError::Type`], [`HopperError::PresenceOfC`] where the data is not
-/// the problem's; [`HopperError::Unsupported`] for K = 0, which needs no GPU; those of [`Plan::new`]
-/// and of [`Plan::run`].
+/// the problem's; those of [`Plan::new`] and of [`Plan::run`].
 pub fn gemm_on_gpu(
     gpu: &Gpu,
     compiler: &Compiler,
@@ -141,10 +153,35 @@ pub fn gemm_on_gpu(
         return Ok(Product { d, config: None, steps: Vec::new() });
     }
     if problem.k == 0 {
-        let rule = "with K = 0 there is no product; beta C is the CPU's work";
-        return Err(HopperError::Unsupported { problem: *problem, rule });
+        return no_products(gpu, compiler, a, b, c, problem);
     }
-    Plan::new(gpu, compiler, problem)?.run(a, b, c)
+    Plan::new(gpu, compiler, problem)?.run_with(Some((gpu, compiler)), a, b, c)
+}
+
+/// K = 0 as K = 1 with zeros. Block scales, of which there are none, become 1, so that the sum stays
+/// +0; scales at the end are applied to it as ever.
+fn no_products(
+    gpu: &Gpu,
+    compiler: &Compiler,
+    a: &ScaledView<'_>,
+    b: &ScaledView<'_>,
+    c: Option<&HostView<'_>>,
+    problem: &Problem,
+) -> Result<Product, HopperError> {
+    let padded = Problem { k: 1, ..*problem };
+    let at_end = a.layout().k_block().is_none() && b.layout().k_block().is_none();
+    let plan = Plan::new(gpu, compiler, &padded)?;
+    let zeros = |x: &ScaledView<'_>| {
+        let ones = Array2::ones(x.layout().scale_shape(x.rows(), 1));
+        (Array2::zeros((x.rows(), 1)), if at_end { x.scales().to_owned() } else { ones })
+    };
+    let ((codes_a, scales_a), (codes_b, scales_b)) = (zeros(a), zeros(b));
+    let view = |x: &ScaledView<'_>, codes, scales| ScaledView::new(x.ty(), x.layout(), codes, scales);
+    let a = view(a, codes_a.view(), scales_a.view())?;
+    let b = view(b, codes_b.view(), scales_b.view())?;
+    let mut product = plan.run(&a, &b, c)?;
+    product.steps.insert(0, HostStep::NoProducts);
+    Ok(product)
 }
 
 impl Plan {
@@ -158,16 +195,28 @@ impl Plan {
         b: &ScaledView<'_>,
         c: Option<&HostView<'_>>,
     ) -> Result<Product, HopperError> {
+        self.run_with(None, a, b, c)
+    }
+
+    /// `transposer`: with what a column-major operand may be transposed on the GPU.
+    fn run_with(
+        &self,
+        transposer: Transposer<'_>,
+        a: &ScaledView<'_>,
+        b: &ScaledView<'_>,
+        c: Option<&HostView<'_>>,
+    ) -> Result<Product, HopperError> {
         let problem = self.problem();
         check(problem, a, b, c)?;
         let stream = self.context().default_stream();
         let mut steps = Vec::new();
-        let (codes_a, stride_a) = upload_codes(&stream, Side::A, a, &mut steps)?;
-        let (codes_b, stride_b) = upload_codes(&stream, Side::B, b, &mut steps)?;
-        let (scales_a, scale_stride_a) = self.upload_scales(&stream, Side::A, a, &mut steps)?;
-        let (scales_b, scale_stride_b) = self.upload_scales(&stream, Side::B, b, &mut steps)?;
+        let (codes_a, stride_a) = upload::codes(&stream, transposer, Side::A, a, &mut steps)?;
+        let (codes_b, stride_b) = upload::codes(&stream, transposer, Side::B, b, &mut steps)?;
+        let (form_a, form_b) = (self.scale_form(Side::A), self.scale_form(Side::B));
+        let (scales_a, scale_stride_a) = upload::scales(&stream, form_a, Side::A, a, &mut steps)?;
+        let (scales_b, scale_stride_b) = upload::scales(&stream, form_b, Side::B, b, &mut steps)?;
         let c = match c.filter(|_| problem.epilogue.reads_c()) {
-            Some(c) => Some(upload(&stream, &c.bytes())?),
+            Some(c) => Some(upload::slice(&stream, &c.bytes())?),
             None => None,
         };
         let size = problem.d.size();
@@ -207,53 +256,6 @@ impl Plan {
         stream.synchronize().map_err(HopperError::cuda("cuStreamSynchronize"))?;
         Ok(Product { d: from_bytes(problem, &stored, stride_d), config: Some(self.config()), steps })
     }
-
-    fn upload_scales(
-        &self,
-        stream: &std::sync::Arc<CudaStream>,
-        side: Side,
-        operand: &ScaledView<'_>,
-        steps: &mut Vec<HostStep>,
-    ) -> Result<(CudaSlice<f32>, usize), HopperError> {
-        let (rows, k) = (operand.rows(), operand.columns());
-        let (form, layout) = (self.scale_form(side), operand.layout());
-        let as_given = matches!(
-            (form, layout),
-            (ScaleForm::One, ScaleLayout::Tensor)
-                | (ScaleForm::Rows, ScaleLayout::Row)
-                | (ScaleForm::Squares, ScaleLayout::Block128x128)
-        );
-        if !as_given {
-            steps.push(HostStep::Scales { side, from: layout, to: form });
-        }
-        let stored = arrange(form, layout, operand.scales(), rows, k);
-        Ok((upload(stream, &stored)?, form.stride(rows, k)))
-    }
-}
-
-fn upload<T: DeviceRepr>(stream: &std::sync::Arc<CudaStream>, data: &[T]) -> Result<CudaSlice<T>, HopperError> {
-    stream.clone_htod(data).map_err(HopperError::cuda("cuMemcpyHtoD"))
-}
-
-/// The codes on the GPU and the bytes between their rows; repacked on the host where TMA's rules
-/// do not hold.
-fn upload_codes(
-    stream: &std::sync::Arc<CudaStream>,
-    side: Side,
-    operand: &ScaledView<'_>,
-    steps: &mut Vec<HostStep>,
-) -> Result<(CudaSlice<u8>, usize), HopperError> {
-    let (codes, k) = (operand.codes(), operand.columns());
-    if let Some(codes) = codes.to_slice().filter(|_| k.is_multiple_of(16)) {
-        return Ok((upload(stream, codes)?, k));
-    }
-    let stride = k.next_multiple_of(16);
-    steps.push(HostStep::Repacked { side, stride });
-    let mut packed = vec![0u8; operand.rows() * stride];
-    for (line, row) in packed.chunks_exact_mut(stride).zip(codes.rows()) {
-        line.iter_mut().zip(row).for_each(|(to, from)| *to = *from);
-    }
-    Ok((upload(stream, &packed)?, stride))
 }
 
 /// The first N elements of each stored row.

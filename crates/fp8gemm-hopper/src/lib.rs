@@ -19,8 +19,6 @@
 //! Nothing of CUDA is needed to build. At run time: the NVIDIA driver, and NVRTC or a cache of
 //! compiled kernels (see `fp8gemm-jit`).
 //!
-//! Not here yet: [`gemm_on_gpu`] repacks on the host; K = 0.
-//!
 //! ```no_run
 //! use fp8gemm_formats::ScaledMatrix;
 //! use fp8gemm_hopper::{Gpu, gemm_on_gpu};
@@ -55,6 +53,7 @@ mod relayout;
 mod scales;
 mod slices;
 mod tensor_map;
+mod upload;
 
 pub use cudarc;
 

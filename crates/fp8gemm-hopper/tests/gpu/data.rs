@@ -100,17 +100,21 @@ enum Codes {
 impl Codes {
     fn any(rng: &mut StdRng) -> Self {
         use Codes::{Any, Jumps, Largest, NegativeZeros, Normal, Positive, Sparse, Specials, Subnormal, Zeros};
-        const KINDS: [Codes; 16] = [
+        const KINDS: [Codes; 20] = [
+            Normal,
             Normal,
             Normal,
             Normal,
             Normal,
             Any,
             Any,
+            Any,
+            Jumps,
             Jumps,
             Jumps,
             Positive,
             Positive,
+            Sparse,
             Sparse,
             Specials,
             Subnormal,

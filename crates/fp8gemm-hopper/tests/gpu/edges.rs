@@ -2,7 +2,7 @@
 //! host matrices.
 
 use fp8gemm_formats::ScaledMatrix;
-use fp8gemm_hopper::{Gpu, HopperError, Plan, gemm_on_gpu};
+use fp8gemm_hopper::{Gpu, HopperError, HostStep, Plan, gemm_on_gpu};
 use fp8gemm_jit::{Compiler, JitError, choose};
 use fp8gemm_problem::{Epilogue, Policy, Problem};
 use fp8gemm_sim::Matrix;
@@ -32,6 +32,10 @@ fn edges() {
         "2x576x7168 a=e4m3:1x128 b=e4m3:128x128 d=bf16",
         "0x7x5 a=e4m3:1x128 b=e4m3:128x128 d=bf16",
         "7x0x5 a=e4m3:1x128 b=e4m3:128x128 d=f32",
+        "7x9x0 a=e4m3:1x128 b=e4m3:128x128 d=bf16",
+        "7x9x0 a=e4m3:row b=e4m3:1x128 d=f32 c=bf16 beta=0.5 alpha=-2",
+        "30x40x0 a=e4m3:row b=e5m2:row d=f32 c=f32 beta=-1 policy=chain",
+        "30x40x0 a=e5m2:row b=e5m2:tensor d=f16",
     ] {
         let case = Case::random(text.parse().unwrap(), &mut rng);
         assert_bits(&run(&gpu, &compiler, &case), &case.twin(), &text);
@@ -50,6 +54,8 @@ fn edges() {
     assert_bits(&matrix(strided.d), &full.view().gather_rows(&even), &"every second row");
     let at = odd.unwrap().transposed().unwrap();
     let transposed = gemm_on_gpu(&gpu, &compiler, &at.view(), &wide.b.view(), None, &problem).unwrap();
+    let steps: Vec<String> = transposed.steps.iter().map(ToString::to_string).collect();
+    assert!(transposed.steps.iter().any(|step| matches!(step, HostStep::OnGpu { .. })), "{steps:?}");
     assert_bits(&matrix(transposed.d), &full.view().gather_rows(&even), &"column-major A");
 }
 

@@ -18,19 +18,20 @@ struct Arguments { unsigned long long words[112]; };
 extern \"C\" __global__ void large(const __grid_constant__ Arguments arguments) {}
 ";
 
-/// Microseconds of a launch: the median of 60 rounds of 200, the stream idle before each.
+/// Microseconds of a launch: the median of 500 rounds of 20, the stream idle before each, so that no
+/// launch waits for the GPU.
 fn time(stream: &CudaStream, launch: &mut dyn FnMut()) -> f64 {
-    let mut rounds: Vec<f64> = (0..60)
+    let mut rounds: Vec<f64> = (0..500)
         .map(|_| {
             stream.synchronize().unwrap();
             let start = Instant::now();
-            (0..200).for_each(|_| launch());
-            start.elapsed().as_secs_f64() * 1e6 / 200.0
+            (0..20).for_each(|_| launch());
+            start.elapsed().as_secs_f64() * 1e6 / 20.0
         })
         .collect();
     stream.synchronize().unwrap();
     rounds.sort_by(f64::total_cmp);
-    rounds[30]
+    rounds[250]
 }
 
 /// Breaks if a launch takes the CPU more than the few microseconds of the driver's own launch: 4 us

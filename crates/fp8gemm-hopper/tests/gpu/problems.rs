@@ -25,7 +25,7 @@ pub(crate) fn family(number: usize, rng: &mut StdRng) -> Problem {
         _ => &[(Row, Row), (Tensor, Tensor), (Row, Tensor), (Tensor, Row)],
     };
     let (scales_a, scales_b) = if rng.random() { pairs[0] } else { pairs[rng.random_range(0..pairs.len())] };
-    let alpha = if rng.random() { 1.0 } else { [-0.75, 3.1e-5, 0.0, 1e30][rng.random_range(0..4)] };
+    let alpha = if rng.random() { 1.0 } else { [-0.75, 3.1e-5, 1e30, 0.5, 3.0, 0.0][rng.random_range(0..6)] };
     let beta = c.map_or(0.0, |_| [1.0, 1.0, 1.5, -0.3, 0.0][rng.random_range(0..5)]);
     Problem {
         m: 1,

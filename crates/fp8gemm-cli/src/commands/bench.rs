@@ -1,14 +1,274 @@
-//! `fp8gemm bench`: being written in this session; the command is refused until then.
+//! `fp8gemm bench`: our kernels beside cuBLASLt on a Hopper GPU.
 
-use clap::Args;
+mod table;
 
+use std::fs::File;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use fp8gemm::jit::{Cache, Compiler};
+use fp8gemm::problem::Problem;
+use fp8gemm_bench::{
+    BenchError, List, Machine, Options, Row, Session, Shape, geometric_means, parse_shapes, write_csv,
+};
+use serde::Serialize;
+
+use super::{DIFFERENT, SUCCESS, print};
 use crate::error::CliError;
+
+const AFTER: &str = "\
+Examples:
+  fp8gemm bench                                     the lists dense and wgrad
+  fp8gemm bench 4096 7168 2048                      one shape, as `4096x7168x2048`
+  fp8gemm bench '512x4096x7168 a=e4m3:row b=e4m3:row d=bf16 policy=chain' --regime all
+  fp8gemm bench --shapes mine.csv --csv out.csv     columns m,n,k[,out,accumulate][,<name>_us ...]
+
+cold: 8 GB are set before each run, kernel times by CUPTI, rivals taking turns; sustained: back to back; \
+graph: for each of 20 kernels with different weights. Ratios are the other's time over ours. Before it is \
+timed, rows of our result are compared with the CPU twin, every bit.";
 
 /// Flags of the command.
 #[derive(Debug, Args)]
-pub(crate) struct BenchArgs {}
+#[command(after_help = AFTER)]
+pub(crate) struct BenchArgs {
+    /// Problems: `M N K`, `MxNxK` (1x128 by 128x128 scales, bf16 out), or whole ones in quotes
+    #[arg(value_name = "PROBLEM")]
+    problems: Vec<String>,
+    /// A CSV file of shapes
+    #[arg(long, value_name = "FILE")]
+    shapes: Option<PathBuf>,
+    /// A list with times that were recorded for DeepGEMM and cuBLASLt; dense and wgrad if nothing is given
+    #[arg(long, value_enum, value_name = "LIST")]
+    list: Vec<ListName>,
+    /// What to measure
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Regime::Cold])]
+    regime: Vec<Regime>,
+    /// Runs of each rival in regime cold, replays in regime graph
+    #[arg(long, value_name = "RUNS", default_value_t = Options::default().repeat)]
+    repeat: usize,
+    /// Bytes that are set before each cold run
+    #[arg(long, value_name = "BYTES", default_value_t = Options::default().flush_bytes)]
+    flush_bytes: usize,
+    /// Seconds of regime sustained, for each rival
+    #[arg(long, value_name = "SECONDS", default_value_t = Options::default().seconds)]
+    seconds: f64,
+    /// Kernel configuration instead of the chosen one: a name of `kernels explain`, or a part of one
+    #[arg(long, value_name = "NAME")]
+    config: Option<String>,
+    /// Ordinal of the GPU
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    device: usize,
+    /// Time kernels without comparing their results with the twin's
+    #[arg(long)]
+    no_check: bool,
+    /// Only our kernels
+    #[arg(long)]
+    no_rivals: bool,
+    /// Times by events (about a microsecond more) even where CUPTI is found
+    #[arg(long)]
+    events: bool,
+    /// Also write the rows to this file
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+}
 
-/// Runs the command.
-pub(crate) fn run(_args: &BenchArgs, _json: bool) -> Result<u8, CliError> {
-    Err(CliError::Usage("bench: not in this version".to_owned()))
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ListName {
+    /// M >= 512, bf16 out
+    Dense,
+    /// M <= 128, bf16 out
+    Decode,
+    /// f32 out, accumulating
+    Wgrad,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Regime {
+    Cold,
+    Sustained,
+    Graph,
+    All,
+}
+
+#[derive(Serialize)]
+struct Report {
+    command: &'static str,
+    version: &'static str,
+    machine: Machine,
+    repeat: usize,
+    flush_bytes: usize,
+    rows: Vec<Line>,
+    failures: Vec<String>,
+    /// Of each ratio: over how many rows, and the mean.
+    geometric_means: std::collections::BTreeMap<String, (f64, usize)>,
+}
+
+#[derive(Serialize)]
+struct Line {
+    #[serde(flatten)]
+    row: Row,
+    flop: f64,
+    bytes: f64,
+    ratios: std::collections::BTreeMap<String, f64>,
+}
+
+/// Runs the command; 1 if a kernel's bits were wrong.
+pub(crate) fn run(args: &BenchArgs, json: bool) -> Result<u8, CliError> {
+    let shapes = shapes(args)?;
+    let options = options(args);
+    options.check().map_err(failed)?;
+    let csv = match &args.csv {
+        Some(path) => Some(File::create(path).map_err(|error| usage(format!("{}: {error}", path.display())))?),
+        None => None,
+    };
+    let compiler = Compiler::new(Cache::from_environment(), None);
+    let session = Session::open(args.device, compiler, options.clone()).map_err(failed)?;
+    let machine = session.machine();
+    if !json {
+        table::head(&machine, &options)?;
+    }
+    let (mut rows, mut failures, mut wrong, mut fatal) = (Vec::new(), Vec::new(), false, None);
+    for shape in &shapes {
+        match session.run(shape) {
+            Ok(row) => {
+                if !json {
+                    table::row(&row)?;
+                }
+                rows.push(row);
+            }
+            // Another shape has another kernel; after other errors the GPU may not be usable.
+            Err(error @ (BenchError::WrongBits { .. } | BenchError::Configuration { .. })) => {
+                wrong |= matches!(error, BenchError::WrongBits { .. });
+                tracing::error!("{error}");
+                failures.push(error.to_string());
+            }
+            Err(error) => {
+                fatal = Some(error);
+                break;
+            }
+        }
+    }
+    if let Some(file) = csv {
+        write_csv(&rows, file).map_err(|error| usage(error.to_string()))?;
+    }
+    let means = geometric_means(&rows);
+    if json {
+        let line = |row: Row| Line { flop: row.flop(), bytes: row.bytes(), ratios: row.ratios(), row };
+        let report = Report {
+            command: "bench",
+            version: env!("CARGO_PKG_VERSION"),
+            machine,
+            repeat: options.repeat,
+            flush_bytes: options.flush_bytes,
+            rows: rows.into_iter().map(line).collect(),
+            failures: failures.clone(),
+            geometric_means: means,
+        };
+        print(true, &report, String::new)?;
+    } else {
+        table::foot(&means)?;
+    }
+    match fatal {
+        Some(error) => Err(failed(error)),
+        None if wrong => Ok(DIFFERENT),
+        None if !failures.is_empty() => Err(usage(failures.join("; "))),
+        None => Ok(SUCCESS),
+    }
+}
+
+fn options(args: &BenchArgs) -> Options {
+    let has = |regime| args.regime.contains(&regime) || args.regime.contains(&Regime::All);
+    let mut options = Options::default();
+    options.cold = has(Regime::Cold);
+    options.sustained = has(Regime::Sustained);
+    options.graph = has(Regime::Graph);
+    options.repeat = args.repeat;
+    options.flush_bytes = args.flush_bytes;
+    options.seconds = args.seconds;
+    options.check = !args.no_check;
+    options.rivals = !args.no_rivals;
+    options.events = args.events;
+    options.configuration = args.config.clone();
+    options
+}
+
+fn shapes(args: &BenchArgs) -> Result<Vec<Shape>, CliError> {
+    let mut shapes = problems(&args.problems)?;
+    if let Some(path) = &args.shapes {
+        let file = File::open(path).map_err(|error| usage(format!("{}: {error}", path.display())))?;
+        let read = parse_shapes(file).map_err(|error| usage(format!("{}: {error}", path.display())))?;
+        shapes.extend(read);
+    }
+    let nothing = shapes.is_empty() && args.shapes.is_none() && args.list.is_empty();
+    let lists = if nothing { &[ListName::Dense, ListName::Wgrad][..] } else { &args.list };
+    for list in lists {
+        let list = match list {
+            ListName::Dense => List::Dense,
+            ListName::Decode => List::Decode,
+            ListName::Wgrad => List::Wgrad,
+        };
+        shapes.extend(list.shapes().map_err(failed)?);
+    }
+    for shape in &shapes {
+        shape.problem.check()?;
+    }
+    Ok(shapes)
+}
+
+/// Three numbers in a row are a shape; so is `MxNxK`; anything with a blank is a whole problem.
+fn problems(words: &[String]) -> Result<Vec<Shape>, CliError> {
+    let mut shapes = Vec::new();
+    let mut numbers = Vec::new();
+    let bad = |word: &str| usage(format!("`{word}` is no problem: give M N K, MxNxK, or a whole one in quotes"));
+    for word in words {
+        if let Ok(number) = word.parse::<usize>() {
+            numbers.push(number);
+            if let [m, n, k] = numbers[..] {
+                shapes.push(known(Shape::dense(m, n, k))?);
+                numbers.clear();
+            }
+            continue;
+        }
+        if !numbers.is_empty() {
+            return Err(bad(word));
+        }
+        if word.contains(char::is_whitespace) {
+            let problem: Problem = word.parse()?;
+            shapes.push(known(Shape { problem, ..Shape::dense(1, 1, 1) })?);
+        } else {
+            let sizes: Vec<usize> =
+                word.split('x').map(|size| size.parse().map_err(|_| bad(word))).collect::<Result<_, _>>()?;
+            let [m, n, k] = sizes[..] else { return Err(bad(word)) };
+            shapes.push(known(Shape::dense(m, n, k))?);
+        }
+    }
+    match numbers.last() {
+        Some(number) => Err(usage(format!("`{number}`: M, N and K come in threes"))),
+        None => Ok(shapes),
+    }
+}
+
+/// With the recorded times, where the same problem is in a list.
+fn known(shape: Shape) -> Result<Shape, CliError> {
+    if shape.problem.macs() == 0 {
+        return Err(usage(format!("{}: M, N and K must be at least 1", shape.problem)));
+    }
+    for list in [List::Dense, List::Decode, List::Wgrad] {
+        let found = list.shapes().map_err(failed)?.into_iter().find(|known| known.problem == shape.problem);
+        if let Some(found) = found {
+            return Ok(found);
+        }
+    }
+    Ok(shape)
+}
+
+fn usage(reason: String) -> CliError {
+    CliError::Usage(reason)
+}
+
+fn failed(error: BenchError) -> CliError {
+    if error.is_missing() {
+        return CliError::Missing { engine: "hopper", reason: error.to_string() };
+    }
+    usage(error.to_string())
 }

@@ -1,0 +1,252 @@
+//! The regime of the recorded times: before every run a memset of 8 GB, which leaves the L2 cache
+//! full of other (dirty) lines and the clocks cool, and the kernel's own time.
+//!
+//! All launches are put on one stream at once, the rivals taking turns, so that the GPU never waits
+//! for the host; CUPTI's records are told apart afterwards by their order.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaEvent, CudaFunction, CudaStream, LaunchConfig, sys};
+use cudarc::nvrtc::Ptx;
+use fp8gemm_jit::{BASE_OPTIONS, Compiler, Unit};
+
+use crate::BenchError;
+use crate::cupti::{Cupti, KernelRecord};
+use crate::memory::Buffer;
+use crate::nvml::{Monitor, Readings};
+use crate::subject::Subject;
+
+/// What measures kernels.
+pub(crate) enum Timer {
+    /// CUPTI's activity records.
+    Cupti(Cupti),
+    /// CUDA events around each launch: about a microsecond more.
+    Events {
+        /// Why not CUPTI.
+        reason: String,
+        /// Microseconds that an empty kernel takes between events.
+        empty: f64,
+    },
+}
+
+impl Timer {
+    /// CUPTI, or events where it is not there.
+    pub(crate) fn new(stream: &Arc<CudaStream>, compiler: &Compiler, events: bool) -> Result<Self, BenchError> {
+        let reason = if events {
+            "as asked".to_owned()
+        } else {
+            match Cupti::load() {
+                Ok(cupti) => return Ok(Self::Cupti(cupti)),
+                Err(error) => error.to_string(),
+            }
+        };
+        tracing::warn!(reason, "times are taken by events");
+        Ok(Self::Events { reason, empty: empty_kernel(stream, compiler)? })
+    }
+
+    /// In one line.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::Cupti(cupti) => cupti.describe(),
+            Self::Events { reason, empty } => {
+                format!("events, about +1 us (an empty kernel takes {empty:.2} us between them); no CUPTI: {reason}")
+            }
+        }
+    }
+
+    /// Microseconds of a launch, roughly: the least of a few, by events, L2 warm.
+    pub(crate) fn quick(stream: &Arc<CudaStream>, subject: &Subject<'_>) -> Result<f64, BenchError> {
+        let mut best = f64::INFINITY;
+        for _ in 0..5 {
+            let (start, end) = (event(stream)?, event(stream)?);
+            record(&start, stream)?;
+            for _ in 0..4 {
+                subject.launch(0, stream)?;
+            }
+            record(&end, stream)?;
+            best = best.min(elapsed(&start, &end)? / 4.0);
+        }
+        Ok(best)
+    }
+
+    /// Times of each subject in microseconds, `repeat` of each.
+    ///
+    /// # Errors
+    /// Those of the launches; [`BenchError::Records`] if the records are not those of the launches.
+    pub(crate) fn cold(
+        &self,
+        stream: &Arc<CudaStream>,
+        subjects: &[&Subject<'_>],
+        flush: &Buffer,
+        repeat: usize,
+        monitor: Option<&Monitor>,
+        readings: &mut Readings,
+    ) -> Result<Vec<Vec<f64>>, BenchError> {
+        for subject in subjects {
+            subject.launch(0, stream)?;
+        }
+        wait(stream)?;
+        let mut times = vec![Vec::with_capacity(repeat); subjects.len()];
+        // Each goes first, second, third equally often.
+        let order: Vec<usize> =
+            (0..repeat).flat_map(|run| (0..subjects.len()).map(move |i| (run + i) % subjects.len())).collect();
+        match self {
+            Self::Cupti(cupti) => {
+                cupti.start()?;
+                // How many kernels a product is made of.
+                let mut parts = Vec::new();
+                for subject in subjects {
+                    subject.launch(0, stream)?;
+                    wait(stream)?;
+                    parts.push(cupti.take()?.into_iter().map(|record| record.name).collect::<Vec<_>>());
+                }
+                for &index in &order {
+                    flush.fill(stream, 0)?;
+                    subjects[index].launch(0, stream)?;
+                }
+                watch(stream, monitor, readings)?;
+                let records = cupti.take()?;
+                cupti.stop()?;
+                attribute(&records, &parts, &order, &mut times)?;
+            }
+            Self::Events { .. } => {
+                let mut pairs = Vec::new();
+                for &index in &order {
+                    let (start, end) = (event(stream)?, event(stream)?);
+                    flush.fill(stream, 0)?;
+                    record(&start, stream)?;
+                    subjects[index].launch(0, stream)?;
+                    record(&end, stream)?;
+                    pairs.push((index, start, end));
+                }
+                watch(stream, monitor, readings)?;
+                for (index, start, end) in pairs {
+                    times[index].push(elapsed(&start, &end)?);
+                }
+            }
+        }
+        Ok(times)
+    }
+}
+
+/// Sums the kernels of each product, and makes sure that each record is the kernel that was
+/// launched there. A gap between two kernels of one product counts for nothing, as in the recorded
+/// times.
+fn attribute(
+    records: &[KernelRecord],
+    parts: &[Vec<String>],
+    order: &[usize],
+    times: &mut [Vec<f64>],
+) -> Result<(), BenchError> {
+    let expected = order.iter().map(|&index| parts[index].len()).sum();
+    let failed = |detail: String| Err(BenchError::Records { expected, found: records.len(), detail });
+    if parts.iter().any(Vec::is_empty) {
+        return failed("; a product had none at all".to_owned());
+    }
+    if records.len() != expected {
+        return failed(String::new());
+    }
+    let mut rest = records;
+    for &index in order {
+        let (own, others) = rest.split_at(parts[index].len());
+        rest = others;
+        if let Some((record, name)) = own.iter().zip(&parts[index]).find(|(record, name)| record.name != **name) {
+            return failed(format!("; {} came where {name} was launched", record.name));
+        }
+        let nanoseconds: u64 = own.iter().map(|record| record.end.saturating_sub(record.start)).sum();
+        times[index].push(nanoseconds as f64 / 1000.0);
+    }
+    Ok(())
+}
+
+/// Waits for the stream, reading clocks meanwhile.
+pub(crate) fn watch(
+    stream: &Arc<CudaStream>,
+    monitor: Option<&Monitor>,
+    readings: &mut Readings,
+) -> Result<(), BenchError> {
+    let end = event(stream)?;
+    record(&end, stream)?;
+    if let Some(monitor) = monitor {
+        monitor.watch(&end, readings);
+    }
+    wait(stream)
+}
+
+pub(crate) fn wait(stream: &CudaStream) -> Result<(), BenchError> {
+    stream.synchronize().map_err(BenchError::cuda("cuStreamSynchronize"))
+}
+
+pub(crate) fn event(stream: &CudaStream) -> Result<CudaEvent, BenchError> {
+    let timed = sys::CUevent_flags::CU_EVENT_DEFAULT;
+    stream.context().new_event(Some(timed)).map_err(BenchError::cuda("cuEventCreate"))
+}
+
+pub(crate) fn record(event: &CudaEvent, stream: &CudaStream) -> Result<(), BenchError> {
+    event.record(stream).map_err(BenchError::cuda("cuEventRecord"))
+}
+
+/// Microseconds between events, which are waited for.
+pub(crate) fn elapsed(start: &CudaEvent, end: &CudaEvent) -> Result<f64, BenchError> {
+    let milliseconds = start.elapsed_ms(end).map_err(BenchError::cuda("cuEventElapsedTime"))?;
+    Ok(f64::from(milliseconds) * 1000.0)
+}
+
+/// Median microseconds that events see of a kernel that does nothing.
+fn empty_kernel(stream: &Arc<CudaStream>, compiler: &Compiler) -> Result<f64, BenchError> {
+    let unit = Unit {
+        source: "extern \"C\" __global__ void fp8gemm_nothing() {}",
+        kernel: "fp8gemm_nothing",
+        configuration: "does nothing: what events add",
+        options: &BASE_OPTIONS,
+    };
+    let cubin = compiler.cubin(&unit).map_err(fp8gemm_hopper::HopperError::Jit)?;
+    let module = stream.context().load_module(Ptx::from_binary(cubin.to_vec()));
+    let module = module.map_err(BenchError::cuda("cuModuleLoadData"))?;
+    let function: CudaFunction =
+        module.load_function("fp8gemm_nothing").map_err(BenchError::cuda("cuModuleGetFunction"))?;
+    let config = LaunchConfig { grid_dim: (132, 1, 1), block_dim: (384, 1, 1), shared_mem_bytes: 0 };
+    // Something before it, so that the GPU does not wait for the host between the events.
+    let before = Buffer::filled(stream, 256 << 20, 0)?;
+    let mut times = Vec::new();
+    for _ in 0..50 {
+        let (start, end) = (event(stream)?, event(stream)?);
+        before.fill(stream, 0)?;
+        record(&start, stream)?;
+        // SAFETY: the kernel has no parameters and touches nothing.
+        unsafe { stream.launch_builder(&function).launch(config) }.map_err(BenchError::cuda("cuLaunchKernel"))?;
+        record(&end, stream)?;
+        times.push(elapsed(&start, &end)?);
+    }
+    Ok(crate::Times::of(&times).map_or(0.0, |times| times.median))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ran(start: u64, end: u64, name: &str) -> KernelRecord {
+        KernelRecord { start, end, name: name.to_owned() }
+    }
+
+    /// Breaks if a time goes to another product than the one that took it.
+    #[test]
+    fn records_go_to_their_products() {
+        let parts = [vec!["x".to_owned()], vec!["y".to_owned(), "reduce".to_owned()]];
+        let records = [
+            ran(0, 2000, "x"),
+            ran(5000, 6000, "y"),
+            ran(6500, 6600, "reduce"),
+            ran(7000, 8000, "y"),
+            ran(8000, 8500, "reduce"),
+            ran(9000, 12_000, "x"),
+        ];
+        let mut times = vec![Vec::new(); 2];
+        attribute(&records, &parts, &[0, 1, 1, 0], &mut times).unwrap();
+        assert_eq!(times, [vec![2.0, 3.0], vec![1.1, 1.5]]);
+        let wrong = attribute(&records, &parts, &[1, 0, 1, 0], &mut times).unwrap_err();
+        assert!(wrong.to_string().ends_with("x came where y was launched"), "{wrong}");
+        let lost = attribute(&records[1..], &parts, &[0, 1, 1, 0], &mut times).unwrap_err();
+        assert!(matches!(lost, BenchError::Records { expected: 6, found: 5, .. }));
+    }
+}

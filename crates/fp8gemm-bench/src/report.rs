@@ -1,0 +1,282 @@
+//! What a run of the bench says: plain data for tables, JSON and CSV.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use fp8gemm_problem::{OutputType, Problem, ScaleLayout};
+use serde::Serialize;
+
+use crate::nvml::GpuState;
+use crate::shapes::{DEEPGEMM, RULER};
+use crate::stats::{Times, geometric_mean};
+
+/// Where and how it was measured.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Machine {
+    /// The GPU's name.
+    pub gpu: String,
+    /// Streaming multiprocessors.
+    pub sms: u32,
+    /// CUDA version of the driver: `1000 * major + 10 * minor`.
+    pub driver: i32,
+    /// What took the times.
+    pub timer: String,
+    /// The rival's library, or why there is none.
+    pub cublaslt: String,
+    /// What read clocks and power, or why nothing did.
+    pub monitor: String,
+}
+
+/// One rival on one problem.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Entry {
+    /// `ours`, `cublaslt_tensor`, `cublaslt_block`; `cublaslt_tensor_first` is the algorithm that the
+    /// heuristic names first, where another one was faster.
+    pub name: String,
+    /// Configuration or algorithm.
+    pub detail: String,
+    /// After a flush of the L2 cache.
+    pub cold: Option<Times>,
+    /// Back to back.
+    pub sustained: Option<Sustained>,
+    /// In a CUDA graph of launches with different weights, for each kernel.
+    pub graph: Option<Times>,
+    /// The same with launches that overlap the kernel before them.
+    pub graph_overlapped: Option<Times>,
+}
+
+/// Back to back for seconds: what the power limit leaves.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Sustained {
+    /// Microseconds of a launch.
+    pub us: f64,
+    /// Launches.
+    pub launches: usize,
+    /// Seconds in all.
+    pub seconds: f64,
+    /// Sets of buffers that took turns.
+    pub sets: usize,
+    /// The card meanwhile.
+    pub gpu: Option<GpuState>,
+}
+
+/// One problem.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// What was computed.
+    #[serde(serialize_with = "as_text")]
+    pub problem: Problem,
+    /// Rows of D that were compared with the twin, bit for bit; `None` if that was not asked for.
+    pub checked_rows: Option<usize>,
+    /// Ours first.
+    pub entries: Vec<Entry>,
+    /// Rivals that could not do it, and why.
+    pub refused: BTreeMap<String, String>,
+    /// Recorded microseconds.
+    pub recorded: BTreeMap<String, f64>,
+    /// The card during the cold runs.
+    pub gpu: Option<GpuState>,
+}
+
+impl Row {
+    /// A rival by name.
+    pub fn entry(&self, name: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.name == name)
+    }
+
+    /// Mean cold microseconds of a rival.
+    fn cold(&self, name: &str) -> Option<f64> {
+        Some(self.entry(name)?.cold?.mean)
+    }
+
+    /// Operations: two for each multiply-add.
+    pub fn flop(&self) -> f64 {
+        2.0 * self.problem.macs() as f64
+    }
+
+    /// Bytes that must move: A, B and their scales and C once, D once.
+    pub fn bytes(&self) -> f64 {
+        let p = &self.problem;
+        let operand = |rows: usize, layout: ScaleLayout| {
+            let (scale_rows, scale_columns) = layout.scale_shape(rows, p.k);
+            rows * p.k + 4 * scale_rows * scale_columns
+        };
+        let outputs = p.m * p.n * (p.d.size() + p.c.filter(|_| p.epilogue.reads_c()).map_or(0, OutputType::size));
+        (operand(p.m, p.a.scales) + operand(p.n, p.b.scales) + outputs) as f64
+    }
+
+    /// How much slower this card is now than the one of the recorded times: cuBLASLt per-tensor now
+    /// over cuBLASLt per-tensor then, with the algorithm that its heuristic names first, as then.
+    pub fn drift(&self) -> Option<f64> {
+        let now = self.cold("cublaslt_tensor_first").or_else(|| self.cold(RULER))?;
+        Some(now / self.recorded.get(RULER)?)
+    }
+
+    /// Ratios of times over ours, by name; above 1 we are faster. Measured in this process:
+    /// `cublaslt_tensor`, `cublaslt_block`. Against recorded times: `<name>_recorded`. And
+    /// `deepgemm_scaled`: the recorded time, times [`drift`](Self::drift), over ours. Of mean cold
+    /// times, as the recorded ones are.
+    pub fn ratios(&self) -> BTreeMap<String, f64> {
+        let mut ratios = BTreeMap::new();
+        let Some(ours) = self.cold("ours") else { return ratios };
+        for entry in self.entries.iter().filter(|entry| entry.name != "ours") {
+            ratios.extend(self.cold(&entry.name).map(|time| (entry.name.clone(), time / ours)));
+        }
+        ratios.extend(self.recorded.iter().map(|(name, time)| (format!("{name}_recorded"), time / ours)));
+        if let (Some(time), Some(drift)) = (self.recorded.get(DEEPGEMM), self.drift()) {
+            ratios.insert(format!("{DEEPGEMM}_scaled"), time * drift / ours);
+        }
+        ratios
+    }
+}
+
+/// Geometric means of all rows' [`ratios`](Row::ratios), with the number of rows that have each.
+pub fn geometric_means(rows: &[Row]) -> BTreeMap<String, (f64, usize)> {
+    let mut all: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for (name, ratio) in rows.iter().flat_map(Row::ratios) {
+        all.entry(name).or_default().push(ratio);
+    }
+    let mean = |(name, values): (String, Vec<f64>)| {
+        let count = values.len();
+        geometric_mean(values).map(|mean| (name, (mean, count)))
+    };
+    all.into_iter().filter_map(mean).collect()
+}
+
+/// Writes rows as CSV: the problem, its sizes, for each rival the cold times and the sustained and
+/// graph ones, recorded times and ratios. What a row has not is empty.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_csv(rows: &[Row], writer: impl Write) -> Result<(), csv::Error> {
+    let lines: Vec<Vec<(String, String)>> = rows.iter().map(fields).collect();
+    let mut names: Vec<&String> = Vec::new();
+    for (name, _) in lines.iter().flatten() {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let mut writer = csv::Writer::from_writer(writer);
+    writer.write_record(&names)?;
+    for line in &lines {
+        let value = |name: &&String| line.iter().find(|(own, _)| own == *name).map_or("", |(_, value)| value.as_str());
+        writer.write_record(names.iter().map(value))?;
+    }
+    writer.flush()?;
+    Ok(())
+}
+
+fn fields(row: &Row) -> Vec<(String, String)> {
+    let p = &row.problem;
+    let mut fields = vec![("problem".to_owned(), p.to_string())];
+    let mut put = |name: String, value: f64| fields.push((name, value.to_string()));
+    for (name, size) in [("m", p.m), ("n", p.n), ("k", p.k)] {
+        put(name.to_owned(), size as f64);
+    }
+    for entry in &row.entries {
+        let name = &entry.name;
+        if let Some(times) = &entry.cold {
+            put(format!("{name}_us"), times.mean);
+            put(format!("{name}_median_us"), times.median);
+            put(format!("{name}_p10_us"), times.p10);
+            put(format!("{name}_p90_us"), times.p90);
+        }
+        if let Some(sustained) = &entry.sustained {
+            put(format!("{name}_sustained_us"), sustained.us);
+            put(format!("{name}_sustained_tflops"), row.flop() / sustained.us * 1e-6);
+        }
+        for (times, how) in [(&entry.graph, "graph"), (&entry.graph_overlapped, "graph_overlapped")] {
+            if let Some(times) = times {
+                put(format!("{name}_{how}_us"), times.median);
+            }
+        }
+    }
+    for (name, time) in &row.recorded {
+        put(format!("recorded_{name}_us"), *time);
+    }
+    for (name, ratio) in row.ratios() {
+        put(format!("ratio_{name}"), ratio);
+    }
+    if let Some(gpu) = &row.gpu {
+        put("sm_mhz".to_owned(), gpu.sm_mhz);
+        put("watts".to_owned(), gpu.watts);
+    }
+    fields.extend(row.entries.first().map(|ours| ("configuration".to_owned(), ours.detail.clone())));
+    fields
+}
+
+fn as_text<S: serde::Serializer>(problem: &Problem, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shapes::Shape;
+
+    fn row(ours: f64, tensor: f64, first: Option<f64>) -> Row {
+        let entry = |name: &str, time: f64| Entry {
+            name: name.to_owned(),
+            detail: String::new(),
+            cold: Times::of(&[time]),
+            sustained: None,
+            graph: None,
+            graph_overlapped: None,
+        };
+        let mut entries = vec![entry("ours", ours), entry(RULER, tensor)];
+        entries.extend(first.map(|time| entry("cublaslt_tensor_first", time)));
+        Row {
+            problem: Shape::dense(512, 256, 1024).problem,
+            checked_rows: Some(16),
+            entries,
+            refused: BTreeMap::new(),
+            recorded: [(DEEPGEMM.to_owned(), 30.0), (RULER.to_owned(), 20.0)].into(),
+            gpu: None,
+        }
+    }
+
+    /// Breaks if a ratio is upside down, or drift is not taken from the same algorithm as then.
+    #[test]
+    fn ratios_are_theirs_over_ours() {
+        let ratios = row(10.0, 22.0, None).ratios();
+        let expected = [
+            ("cublaslt_tensor", 2.2),
+            ("cublaslt_tensor_recorded", 2.0),
+            ("deepgemm_recorded", 3.0),
+            ("deepgemm_scaled", 3.3),
+        ];
+        assert_eq!(ratios.len(), expected.len());
+        for (name, value) in expected {
+            assert!((ratios[name] - value).abs() < 1e-12, "{name}: {}", ratios[name]);
+        }
+        assert_eq!(row(10.0, 22.0, Some(25.0)).drift(), Some(1.25));
+        let means = geometric_means(&[row(10.0, 20.0, None), row(40.0, 20.0, None)]);
+        assert_eq!(means["cublaslt_tensor"], (1.0, 2));
+    }
+
+    /// Breaks if columns of rows with different rivals get mixed up.
+    #[test]
+    fn csv_has_a_column_for_each_name() {
+        let mut text = Vec::new();
+        write_csv(&[row(10.0, 22.0, None), row(5.0, 20.0, Some(25.0))], &mut text).unwrap();
+        let mut reader = csv::Reader::from_reader(text.as_slice());
+        let headers = reader.headers().unwrap().clone();
+        let records: Vec<_> = reader.records().map(Result::unwrap).collect();
+        let at = |row: usize, name: &str| records[row].get(headers.iter().position(|h| h == name).unwrap()).unwrap();
+        assert_eq!((at(0, "ours_us"), at(1, "ours_us")), ("10", "5"));
+        assert_eq!((at(0, "cublaslt_tensor_first_us"), at(1, "cublaslt_tensor_first_us")), ("", "25"));
+        assert_eq!((at(0, "m"), at(1, "ratio_deepgemm_recorded")), ("512", "6"));
+    }
+
+    /// Breaks if bytes or operations are counted twice or not at all.
+    #[test]
+    fn work_is_counted() {
+        let dense = row(1.0, 1.0, None);
+        assert_eq!(dense.flop(), 2.0 * 512.0 * 256.0 * 1024.0);
+        let scales = 4 * (512 * 8 + 2 * 8);
+        assert_eq!(dense.bytes(), f64::from(512 * 1024 + 256 * 1024 + scales + 512 * 256 * 2));
+        let wgrad = Row { problem: Shape::wgrad(512, 256, 1024).problem, ..dense };
+        let scales = 4 * (512 * 8 + 256 * 8);
+        assert_eq!(wgrad.bytes(), f64::from(512 * 1024 + 256 * 1024 + scales + 512 * 256 * 8));
+    }
+}

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use fp8gemm::convert::{host_view, matrix};
-use fp8gemm::hopper::{DeviceInfo, Gpu, HopperError, Plan, probe};
+use fp8gemm::hopper::{DeviceInfo, Gpu, HopperError, Plan, gemm_on_gpu, probe};
 use fp8gemm::jit::{BASE_OPTIONS, Cache, Compiler, JitError, KernelConfig, Key, choose};
 use fp8gemm::problem::{Epilogue, OperandSpec, OperandType, OutputType, Policy, Problem, ScaleLayout};
 use serde::Serialize;
@@ -86,7 +86,7 @@ impl Hopper {
     /// Computes D.
     ///
     /// # Errors
-    /// Those of [`Plan::new`] and [`Plan::run`].
+    /// Those of [`gemm_on_gpu`].
     pub(crate) fn run(&self, task: &Task<'_>) -> Result<Computed, HopperError> {
         let problem = task.problem();
         let start = Instant::now();
@@ -96,7 +96,8 @@ impl Hopper {
 
         let c = task.c.as_ref().map(host_view);
         let start = Instant::now();
-        let product = plan.run(&task.a, &task.b, c.as_ref())?;
+        // Makes the plan once more, of the kernel that is loaded by now.
+        let product = gemm_on_gpu(&self.gpu, &self.compiler, &task.a, &task.b, c.as_ref(), &problem)?;
         let time = start.elapsed();
         let info = self.info();
         let run = GpuRun {

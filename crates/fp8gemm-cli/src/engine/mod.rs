@@ -41,7 +41,7 @@ pub(crate) struct Task<'a> {
 impl<'a> Task<'a> {
     /// The same as the twin's task.
     pub(crate) fn gemm(&self) -> Gemm<'a> {
-        let gemm = Gemm::new(self.a.clone(), self.b.clone()).output(self.output).policy(self.policy);
+        let gemm = Gemm::new(self.a, self.b).output(self.output).policy(self.policy);
         let gemm = gemm.epilogue(self.epilogue);
         match &self.c {
             Some(c) => gemm.c(c.clone()),
@@ -108,10 +108,7 @@ impl Engines {
 
     /// Whether the GPU computes this problem.
     pub(crate) fn gpu_takes(&self, problem: &Problem) -> bool {
-        self.hopper.is_some()
-            && self.absence.get().is_none()
-            && !is_empty(problem)
-            && gpu::rule_against(problem).is_none()
+        self.hopper.is_some() && self.absence.get().is_none() && gpu::rule_against(problem).is_none()
     }
 
     /// Says why the GPU computes none of these problems, where it does not: before anything is
@@ -128,10 +125,7 @@ impl Engines {
             return Ok(());
         }
         let Some(problem) = problems.first() else { return Ok(()) };
-        if is_empty(problem) {
-            let Problem { m, n, k, .. } = problem;
-            note(format!("{m} x {n} x {k} has no products for a GPU to add; the CPU twin gives D"));
-        } else if let Some(rule) = gpu::rule_against(problem) {
+        if let Some(rule) = gpu::rule_against(problem) {
             if self.asked == Engine::Hopper {
                 return Err(unsupported(&problem.to_string(), &rule));
             }
@@ -182,11 +176,6 @@ pub(crate) fn twin(task: &Task<'_>, what: &str) -> Result<Computed, CliError> {
 pub(crate) fn twin_name() -> String {
     let threads = count(rayon::current_num_threads() as u64, "thread");
     format!("CPU twin ({}, {threads})", path_name(Path::best()))
-}
-
-/// Whether there are no products: D is empty, or `beta C`.
-fn is_empty(problem: &Problem) -> bool {
-    problem.m == 0 || problem.n == 0 || problem.k == 0
 }
 
 fn unsupported(what: &str, rule: &str) -> CliError {

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use fp8gemm::formats::FormatError;
+use fp8gemm::jit::JitError;
 use fp8gemm::problem::ProblemError;
 use fp8gemm::sim::SimError;
 
@@ -47,6 +48,9 @@ pub enum CliError {
         /// What is missing.
         reason: String,
     },
+    /// Kernels: their choice, compiler, machine code or cache.
+    #[error("{}", one_line(.0))]
+    Jit(#[from] JitError),
     /// Standard output is gone or full.
     #[error("standard output cannot be written: {0}")]
     Stdout(#[source] io::Error),
@@ -57,6 +61,7 @@ impl CliError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Missing { .. } => 3,
+            Self::Jit(JitError::NvrtcNotFound { .. } | JitError::NoDisassembler { .. }) => 3,
             _ => 2,
         }
     }
@@ -83,4 +88,9 @@ pub(crate) fn note(what: impl Display) {
     let text: String = what.to_string().chars().map(crate::printable).collect();
     // Nobody is left to tell if this fails.
     let _ = writeln!(io::stderr(), "note: {text}");
+}
+
+/// What was tried, or a compiler's log, has lines of its own.
+fn one_line(error: &JitError) -> String {
+    error.to_string().lines().map(str::trim).collect::<Vec<_>>().join("; ")
 }

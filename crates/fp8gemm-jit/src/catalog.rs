@@ -3,12 +3,15 @@
 //! Both are made by asking [`choose`] about a grid of problems, so no rule is repeated here: a tile
 //! or an axis that is added there is in the catalogue from then on.
 
+use core::fmt;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use fp8gemm_problem::{Epilogue, OperandSpec, OperandType, OutputType, Policy, Problem, ScaleLayout};
 
-use crate::choose;
 use crate::config::{Accumulation, KernelConfig, KernelScales};
+use crate::elementwise::ElementwiseKernel;
+use crate::source::KERNEL;
+use crate::{BASE_OPTIONS, Unit, choose};
 
 /// Rows and columns of D: a few tokens, a narrow weight, a large product.
 const SHAPES: [(usize, usize); 4] = [(1, 7168), (64, 4096), (512, 576), (4096, 4096)];
@@ -23,10 +26,53 @@ const SCALES: [(ScaleLayout, ScaleLayout); 3] = [
 /// The longest K that is asked about, in blocks of 128: beyond it no matrix fits a GPU.
 const MOST_K_BLOCKS: usize = 1 << 20;
 
+/// A kernel of any kind. Prints as its name, which no other has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Entry {
+    /// Multiplies.
+    Gemm(KernelConfig),
+    /// Quantises or transposes.
+    Elementwise(ElementwiseKernel),
+}
+
+impl Entry {
+    /// Its whole translation unit.
+    pub fn source(&self) -> String {
+        match self {
+            Self::Gemm(config) => config.source(),
+            Self::Elementwise(kernel) => kernel.source(),
+        }
+    }
+
+    /// What the compiler is given, from [`source`](Self::source) and the name.
+    pub fn unit<'a>(&self, source: &'a str, name: &'a str) -> Unit<'a> {
+        let kernel = match self {
+            Self::Gemm(_) => KERNEL,
+            Self::Elementwise(kernel) => kernel.symbol(),
+        };
+        Unit { source, kernel, configuration: name, options: &BASE_OPTIONS }
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gemm(config) => config.fmt(f),
+            Self::Elementwise(kernel) => kernel.fmt(f),
+        }
+    }
+}
+
+/// Every kernel that can ever be needed: those of [`full`], then those that quantise and transpose.
+/// The order is the same in every process of one build.
+pub fn entries() -> Vec<Entry> {
+    let elementwise = ElementwiseKernel::all().into_iter().map(Entry::Elementwise);
+    full().into_iter().map(Entry::Gemm).chain(elementwise).collect()
+}
+
 /// Every configuration that [`choose`] considers for some problem and some GPU, each once: all
 /// types of A, B, C and D, scales, policies, tiles, and the classes into which K falls.
-///
-/// The order is the same in every process of one build.
 ///
 /// ```
 /// use fp8gemm_jit::{catalog, choose};
@@ -211,7 +257,7 @@ mod tests {
     /// Breaks if two configurations of the catalogue have one name: lists and logs name them.
     #[test]
     fn names_are_unique() {
-        let all = full();
+        let all = entries();
         let names: BTreeSet<_> = all.iter().map(ToString::to_string).collect();
         assert_eq!(names.len(), all.len());
     }

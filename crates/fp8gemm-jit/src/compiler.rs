@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::{Cache, Compiled, Cubin, JitError, Key, Metadata, Nvrtc, Report};
 
@@ -28,6 +29,16 @@ pub struct Checked {
     pub report: Report,
     /// The machine code, read: `sm_90a`, and it holds the kernel.
     pub cubin: Cubin,
+}
+
+/// A kernel's machine code, and how it came to be.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Made {
+    /// The CUBIN.
+    pub cubin: Arc<[u8]>,
+    /// What ptxas said and the time that it took; nothing where the cache had the kernel.
+    pub compiled: Option<(Report, Duration)>,
 }
 
 /// Compiles a unit and checks what came out.
@@ -109,12 +120,25 @@ impl Compiler {
     ///
     /// [`JitError::NvrtcNotFound`] if there is neither; else those of [`compile_checked`].
     pub fn cubin(&self, unit: &Unit<'_>) -> Result<Arc<[u8]>, JitError> {
+        Ok(self.make(unit)?.cubin)
+    }
+
+    /// As [`cubin`](Self::cubin), with what the compiler said where it was called.
+    ///
+    /// # Errors
+    ///
+    /// As [`cubin`](Self::cubin).
+    pub fn make(&self, unit: &Unit<'_>) -> Result<Made, JitError> {
         let nvrtc = match self.nvrtc() {
             Ok(nvrtc) => nvrtc,
-            Err(absent) => return self.cubin_of_any_version(unit).ok_or(absent),
+            Err(absent) => {
+                let cubin = self.cubin_of_any_version(unit).ok_or(absent)?;
+                return Ok(Made { cubin, compiled: None });
+            }
         };
         let key = Key::new(unit.source, unit.options, nvrtc.version());
-        self.cache.get_or_compile(&key, || {
+        let mut compiled = None;
+        let cubin = self.cache.get_or_compile(&key, || {
             let checked = compile_checked(nvrtc, unit)?;
             let metadata = Metadata {
                 kernel: unit.kernel.to_owned(),
@@ -122,8 +146,10 @@ impl Compiler {
                 nvrtc: nvrtc.version(),
                 compile_milliseconds: checked.compiled.elapsed.as_secs_f64() * 1e3,
             };
+            compiled = Some((checked.report, checked.compiled.elapsed));
             Ok((checked.compiled.cubin, metadata))
-        })
+        })?;
+        Ok(Made { cubin, compiled })
     }
 
     fn cubin_of_any_version(&self, unit: &Unit<'_>) -> Option<Arc<[u8]>> {

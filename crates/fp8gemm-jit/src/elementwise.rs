@@ -1,4 +1,4 @@
-//! The kernels that quantise and transpose: their constants and their sources.
+//! The kernels that quantise, transpose and repack: their constants and their sources.
 
 use core::fmt::{self, Write};
 
@@ -9,6 +9,9 @@ const BLOCK: u64 = 128;
 
 /// Rows that a warp of the quantising kernel takes.
 const WARP_ROWS: u64 = 8;
+
+/// Rows, and bytes of each, that a warp of the repacking kernel takes.
+const REPACK: (u64, u64) = (4, 512);
 
 /// Which elements of a `[rows, K]` operand share a scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,12 +50,14 @@ pub enum ElementwiseKernel {
     Quantize(QuantizeKernel),
     /// FP8 codes `[K, rows]` to `[rows, K]`.
     TransposeCodes,
+    /// FP8 codes `[rows, K]` of any address and stride to rows of multiples of 16 bytes.
+    RepackCodes,
 }
 
 impl ElementwiseKernel {
     /// Every one of them.
     pub fn all() -> Vec<Self> {
-        let mut all = vec![Self::TransposeCodes];
+        let mut all = vec![Self::TransposeCodes, Self::RepackCodes];
         for input in OutputType::ALL {
             for codes in OperandType::ALL {
                 for scales in [BlockScales::Block1x128, BlockScales::Block128x128] {
@@ -67,42 +72,33 @@ impl ElementwiseKernel {
 
     /// The kernel's symbol.
     pub const fn symbol(&self) -> &'static str {
-        if self.transposes() { "fp8gemm_transpose" } else { "fp8gemm_quantize" }
-    }
-
-    /// Whether the input is `[K, rows]`.
-    pub const fn transposes(&self) -> bool {
         match self {
-            Self::Quantize(kernel) => kernel.transposed,
-            Self::TransposeCodes => true,
+            Self::Quantize(QuantizeKernel { transposed: false, .. }) => "fp8gemm_quantize",
+            Self::Quantize(_) | Self::TransposeCodes => "fp8gemm_transpose",
+            Self::RepackCodes => "fp8gemm_repack",
         }
     }
 
     /// Threads of a CTA.
     pub const fn threads(&self) -> u32 {
         match self {
-            Self::Quantize(QuantizeKernel { scales: BlockScales::Block128x128, .. }) => 512,
+            Self::Quantize(QuantizeKernel { transposed: true, input: OutputType::F32, .. })
+            | Self::Quantize(QuantizeKernel { transposed: false, scales: BlockScales::Block128x128, .. }) => 512,
             _ => 256,
         }
     }
 
-    /// Rows of the codes that a CTA of a transposing kernel takes (the other one does not look at it).
-    const fn tile(&self) -> u32 {
-        match self {
-            Self::Quantize(QuantizeKernel { scales: BlockScales::Block1x128, .. }) => 64,
-            _ => 128,
-        }
-    }
-
-    /// CTAs for codes of this shape: each counts in one dimension, K fastest (or rows, where they
-    /// are what the input has side by side).
+    /// CTAs for codes of this shape, counted in one dimension with K fastest.
     pub fn grid(&self, rows: usize, k: usize) -> u128 {
-        let (rows, blocks) = (rows as u64, (k as u64).div_ceil(BLOCK));
-        let product = |tiles: u64| u128::from(tiles) * u128::from(blocks);
+        let (rows, k) = (rows as u64, k as u64);
+        let product = |rows: u64, k: u64| u128::from(rows) * u128::from(k);
+        let warps = u128::from(self.threads() / 32);
         match self {
-            _ if self.transposes() => product(rows.div_ceil(u64::from(self.tile()))),
-            Self::Quantize(QuantizeKernel { scales: BlockScales::Block128x128, .. }) => product(rows.div_ceil(BLOCK)),
-            _ => product(rows.div_ceil(WARP_ROWS)).div_ceil(u128::from(self.threads() / 32)),
+            Self::Quantize(QuantizeKernel { transposed: false, scales: BlockScales::Block1x128, .. }) => {
+                product(rows.div_ceil(WARP_ROWS), k.div_ceil(BLOCK)).div_ceil(warps)
+            }
+            Self::Quantize(_) | Self::TransposeCodes => product(rows.div_ceil(BLOCK), k.div_ceil(BLOCK)),
+            Self::RepackCodes => product(rows.div_ceil(REPACK.0), k.div_ceil(REPACK.1)).div_ceil(warps),
         }
     }
 
@@ -112,7 +108,11 @@ impl ElementwiseKernel {
         let mut text = format!("// fp8gemm {self}\n");
         text.push_str(fp8gemm_kernels::ELEMENTWISE);
         text.push_str(&self.constants());
-        text.push_str(if self.transposes() { fp8gemm_kernels::TRANSPOSE } else { fp8gemm_kernels::QUANTIZE });
+        text.push_str(match self {
+            Self::Quantize(QuantizeKernel { transposed: false, .. }) => fp8gemm_kernels::QUANTIZE,
+            Self::Quantize(_) | Self::TransposeCodes => fp8gemm_kernels::TRANSPOSE,
+            Self::RepackCodes => fp8gemm_kernels::REPACK,
+        });
         text
     }
 
@@ -131,16 +131,15 @@ impl ElementwiseKernel {
                 (input, codes, kernel.scales == BlockScales::Block128x128, kernel.pow2)
             }
             // Bytes are moved: their type is not looked at.
-            Self::TransposeCodes => ("INPUT_FP8", "CODES_E4M3", false, false),
+            Self::TransposeCodes | Self::RepackCodes => ("INPUT_FP8", "CODES_E4M3", false, false),
         };
-        let (threads, tile) = (self.threads(), self.tile());
-        let values: [(&str, &dyn fmt::Display); 6] = [
+        let threads = self.threads();
+        let values: [(&str, &dyn fmt::Display); 5] = [
             ("u32 INPUT", &input),
             ("u32 CODES", &codes),
             ("bool SQUARES", &squares),
             ("bool POW2", &pow2),
             ("u32 THREADS", &threads),
-            ("u32 TILE", &tile),
         ];
         let mut text = String::from("\n// ---- this configuration ----\n\n");
         for (name, value) in values {
@@ -154,8 +153,11 @@ impl ElementwiseKernel {
 
 impl fmt::Display for ElementwiseKernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Quantize(kernel) = self else { return f.pad("transpose_codes") };
-        let QuantizeKernel { input, codes, scales, pow2, transposed } = kernel;
+        let QuantizeKernel { input, codes, scales, pow2, transposed } = match self {
+            Self::Quantize(kernel) => kernel,
+            Self::TransposeCodes => return f.pad("transpose_codes"),
+            Self::RepackCodes => return f.pad("repack_codes"),
+        };
         let scales = match scales {
             BlockScales::Block1x128 => "1x128",
             BlockScales::Block128x128 => "128x128",
@@ -176,10 +178,10 @@ mod tests {
     #[test]
     fn names_and_texts_are_unique_and_stable() {
         let all = ElementwiseKernel::all();
-        assert_eq!(all.len(), 49);
+        assert_eq!(all.len(), 50);
         let names: BTreeSet<String> = all.iter().map(ToString::to_string).collect();
         let texts: BTreeSet<String> = all.iter().map(ElementwiseKernel::source).collect();
-        assert_eq!((names.len(), texts.len()), (49, 49));
+        assert_eq!((names.len(), texts.len()), (50, 50));
         assert!(all.iter().all(|kernel| texts.contains(&kernel.source())));
         assert!(!texts.iter().any(|text| text.contains("#include")), "the kernels are header-free");
     }
@@ -202,11 +204,13 @@ mod tests {
             (kernel(Block1x128, false), 1, 1, 1),
             (kernel(Block1x128, false), 9, 129, 1),
             (kernel(Block1x128, false), 65, 129, 3),
-            (kernel(Block1x128, true), 65, 129, 4),
+            (kernel(Block1x128, true), 129, 129, 4),
             (kernel(Block128x128, false), 129, 128, 2),
             (kernel(Block128x128, true), 128, 129, 2),
             (ElementwiseKernel::TransposeCodes, 129, 129, 4),
             (ElementwiseKernel::TransposeCodes, 0, 129, 0),
+            (ElementwiseKernel::RepackCodes, 4096, 7165, 1024 * 14 / 8),
+            (ElementwiseKernel::RepackCodes, 1, 1, 1),
         ] {
             assert_eq!(kernel.grid(rows, k), grid, "{kernel} {rows}x{k}");
         }

@@ -47,7 +47,7 @@ mod source;
 
 pub use cache::{CACHE_VARIABLE, Cache, Cleared, Imported, Key, Listed, Metadata, cache_root};
 pub use choose::{Choice, Estimate, choose};
-pub use compiler::{Checked, Compiler, Unit, compile_checked};
+pub use compiler::{Checked, Compiler, Made, Unit, compile_checked};
 pub use config::{Accumulation, KernelConfig, KernelScales, SHARED_LIMIT};
 pub use cubin::{Architecture, Cubin, CubinKernel};
 pub use elementwise::{BlockScales, ElementwiseKernel, QuantizeKernel};

@@ -1,14 +1,176 @@
-//! `fp8gemm cache`: being written in this session; the command is refused until then.
+//! `fp8gemm cache`: the compiled kernels on disk.
 
-use clap::Args;
+use std::path::PathBuf;
 
+use clap::{Args, Subcommand};
+use fp8gemm::jit::Cache;
+use serde::Serialize;
+
+use super::{SUCCESS, bad, print};
 use crate::error::CliError;
+use crate::text::{count, grouped, table};
+
+const AFTER: &str = "\
+Examples:
+  fp8gemm cache list
+  fp8gemm cache export kernels.tar      # then, on a machine without NVRTC:
+  fp8gemm cache import kernels.tar
+
+The folder is FP8GEMM_CACHE_DIR, else fp8gemm in the user's cache folder. A bundle holds machine code \
+that is run as it is: import bundles only from people whose binaries you would run.";
 
 /// Flags of the command.
 #[derive(Debug, Args)]
-pub(crate) struct CacheArgs {}
+#[command(after_help = AFTER)]
+pub(crate) struct CacheArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Print every kernel with what is known of it, and damaged entries
+    List,
+    /// Remove every kernel
+    Clear,
+    /// Write all sound kernels into a bundle (tar)
+    Export {
+        /// Where it goes
+        file: PathBuf,
+    },
+    /// Add the kernels of a bundle: all of them, or none if one is refused
+    Import {
+        /// The bundle
+        file: PathBuf,
+    },
+}
+
+#[derive(Serialize)]
+struct Report {
+    command: &'static str,
+    action: &'static str,
+    /// Absent where the user has no home and names no folder.
+    folder: Option<String>,
+    #[serde(flatten)]
+    result: Outcome,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Outcome {
+    Listed { entries: Vec<Entry>, bytes: u64, damaged: usize },
+    Cleared { entries: usize, bytes: u64 },
+    Exported { entries: usize, file: String },
+    Imported { added: usize, present: usize, file: String },
+}
+
+#[derive(Serialize)]
+struct Entry {
+    key: String,
+    bytes: u64,
+    /// What it is; absent where the entry is damaged.
+    kernel: Option<String>,
+    configuration: Option<String>,
+    nvrtc: Option<String>,
+    compile_milliseconds: Option<f64>,
+    /// What is wrong with it. It is compiled anew when it is needed.
+    damage: Option<String>,
+}
 
 /// Runs the command.
-pub(crate) fn run(_args: &CacheArgs, _json: bool) -> Result<u8, CliError> {
-    Err(CliError::Usage("cache: not in this version".to_owned()))
+pub(crate) fn run(args: &CacheArgs, json: bool) -> Result<u8, CliError> {
+    let cache = Cache::from_environment();
+    let (action, result) = match &args.what {
+        What::List => ("list", listed(&cache)?),
+        What::Clear => {
+            let cleared = cache.clear()?;
+            ("clear", Outcome::Cleared { entries: cleared.entries, bytes: cleared.bytes })
+        }
+        What::Export { file } => {
+            let entries = cache.export(file)?;
+            ("export", Outcome::Exported { entries, file: file.display().to_string() })
+        }
+        What::Import { file } => {
+            let imported = cache.import(file)?;
+            let file = file.display().to_string();
+            ("import", Outcome::Imported { added: imported.added, present: imported.present, file })
+        }
+    };
+    let folder = cache.folder().map(|folder| folder.display().to_string());
+    let report = Report { command: "cache", action, folder, result };
+    print(json, &report, || report.text())?;
+    Ok(SUCCESS)
+}
+
+fn listed(cache: &Cache) -> Result<Outcome, CliError> {
+    let entries: Vec<_> = cache.list()?.into_iter().map(Entry::from).collect();
+    let bytes = entries.iter().map(|entry| entry.bytes).sum();
+    let damaged = entries.iter().filter(|entry| entry.damage.is_some()).count();
+    Ok(Outcome::Listed { entries, bytes, damaged })
+}
+
+impl From<fp8gemm::jit::Listed> for Entry {
+    fn from(listed: fp8gemm::jit::Listed) -> Self {
+        let (key, bytes) = (listed.key.to_string(), listed.bytes);
+        match listed.metadata {
+            Ok(metadata) => Self {
+                key,
+                bytes,
+                kernel: Some(metadata.kernel),
+                configuration: Some(metadata.configuration),
+                nvrtc: Some(format!("{}.{}", metadata.nvrtc.0, metadata.nvrtc.1)),
+                compile_milliseconds: Some(metadata.compile_milliseconds),
+                damage: None,
+            },
+            Err(damage) => Self {
+                key,
+                bytes,
+                kernel: None,
+                configuration: None,
+                nvrtc: None,
+                compile_milliseconds: None,
+                damage: Some(damage),
+            },
+        }
+    }
+}
+
+impl Entry {
+    fn row(&self) -> Vec<String> {
+        let what = match &self.damage {
+            Some(damage) => format!("{}: {damage}", bad("damaged")),
+            None => self.configuration.clone().unwrap_or_default(),
+        };
+        let milliseconds = self.compile_milliseconds.map_or_else(String::new, |time| format!("{time:.0} ms"));
+        let nvrtc = self.nvrtc.as_ref().map_or_else(String::new, |version| format!("NVRTC {version}"));
+        // The beginning of a key tells entries apart, as with commits.
+        vec![self.key[..12].to_owned(), format!("{:>6} KB", self.bytes.div_ceil(1024)), nvrtc, milliseconds, what]
+    }
+}
+
+impl Report {
+    fn text(&self) -> String {
+        let folder =
+            self.folder.as_deref().unwrap_or("no folder: the user has no home, and FP8GEMM_CACHE_DIR is not set");
+        match &self.result {
+            Outcome::Listed { entries, bytes, damaged } => {
+                let rows: Vec<_> = entries.iter().map(Entry::row).collect();
+                let damaged = match damaged {
+                    0 => String::new(),
+                    some => format!(", {some} damaged (compiled anew when needed)"),
+                };
+                let total = count(entries.len() as u64, "kernel");
+                format!("{}{total}, {} KB{damaged} in {folder}\n", table(0, &rows), grouped(bytes.div_ceil(1024)))
+            }
+            Outcome::Cleared { entries, bytes } => {
+                let removed = count(*entries as u64, "kernel");
+                format!("removed {removed}, {} KB from {folder}\n", grouped(bytes.div_ceil(1024)))
+            }
+            Outcome::Exported { entries, file } => format!("wrote {} to {file}\n", count(*entries as u64, "kernel")),
+            Outcome::Imported { added, present, file } => {
+                let added = count(*added as u64, "kernel");
+                format!("added {added} from {file}, {} there already, in {folder}\n", grouped(*present as u64))
+            }
+        }
+    }
 }

@@ -5,6 +5,7 @@ pub(crate) mod cache;
 pub(crate) mod doctor;
 pub(crate) mod gemm;
 pub(crate) mod kernels;
+pub(crate) mod problem;
 pub(crate) mod quantize;
 pub(crate) mod verify;
 

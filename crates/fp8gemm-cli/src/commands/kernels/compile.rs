@@ -1,0 +1,168 @@
+//! `fp8gemm kernels compile`: fills the cache, for one problem or for all.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use fp8gemm::jit::catalog::{self, Entry};
+use fp8gemm::jit::{Cache, Compiler, choose};
+use serde::Serialize;
+
+use super::workers::{self, Done};
+use super::{PassedOver, list, make};
+use crate::commands::problem::ProblemArgs;
+use crate::commands::{DIFFERENT, SUCCESS, bad, print};
+use crate::error::CliError;
+use crate::text::{count, duration, grouped, table};
+
+#[derive(Debug, Args)]
+pub(crate) struct CompileArgs {
+    /// Every kernel that can be chosen; those that are cached are skipped, so that an interrupted
+    /// run continues where it was
+    #[arg(long, conflicts_with = "words")]
+    all: bool,
+    /// Only the small set that CI compiles (see list)
+    #[arg(long, conflicts_with_all = ["words", "all"])]
+    cover: bool,
+    /// Processes that compile side by side [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+    /// Compile what standard input names
+    #[arg(long, hide = true)]
+    worker: bool,
+    #[command(flatten)]
+    problem: ProblemArgs,
+}
+
+pub(super) fn run(args: &CompileArgs, json: bool) -> Result<u8, CliError> {
+    if args.worker {
+        return workers::work();
+    }
+    let compiler = Compiler::new(Cache::from_environment(), None);
+    if !args.all && !args.cover {
+        return one(args, &compiler, json);
+    }
+    if args.problem.problem()?.is_some() {
+        return Err(CliError::Usage("--all and --cover take no problem".to_owned()));
+    }
+    let begin = Instant::now();
+    let version = compiler.nvrtc()?.version();
+    writable(compiler.cache())?;
+    let present = list::present(compiler.cache())?;
+    let wanted: Vec<Entry> =
+        if args.all { catalog::entries() } else { catalog::cover().into_iter().map(Entry::Gemm).collect() };
+    let asked = wanted.len();
+    // By their places in the list of all, which a worker makes too.
+    let all = catalog::entries();
+    let wanted: std::collections::HashSet<_> = wanted.into_iter().collect();
+    let missing = all.iter().enumerate().filter(|(_, entry)| wanted.contains(entry));
+    let missing: Vec<_> =
+        missing.filter(|(_, entry)| !list::is_cached(entry, &present, &[version])).map(|(index, _)| index).collect();
+    let cached = asked - missing.len();
+    let kernels = workers::compile(&all, &missing, args.jobs.map(usize::from))?;
+    let report = Report {
+        command: "kernels",
+        action: "compile",
+        nvrtc: format!("{}.{}", version.0, version.1),
+        cached,
+        failed: kernels.iter().filter(|kernel| kernel.error.is_some()).count(),
+        kernels,
+        passed_over: Vec::new(),
+        seconds: begin.elapsed().as_secs_f64(),
+    };
+    print(json, &report, || report.text())?;
+    Ok(if report.failed > 0 { DIFFERENT } else { SUCCESS })
+}
+
+/// The kernels of one problem: one for each number of SMs, often the same.
+fn one(args: &CompileArgs, compiler: &Compiler, json: bool) -> Result<u8, CliError> {
+    let begin = Instant::now();
+    let problem = args.problem.needed()?;
+    let (mut kernels, mut passed_over, mut cached) = (Vec::new(), Vec::new(), 0);
+    for sms in args.problem.sms() {
+        let (config, made, passed) = make(compiler, &choose(&problem, sms)?)?;
+        passed_over.extend(passed);
+        match made.compiled {
+            Some((report, time)) => kernels.push(Done::new(config.to_string(), &report, time)),
+            None => cached += 1,
+        }
+    }
+    // Without NVRTC everything came from the cache.
+    let nvrtc = compiler.nvrtc().map_or_else(
+        |_| "none".to_owned(),
+        |nvrtc| {
+            let (major, minor) = nvrtc.version();
+            format!("{major}.{minor}")
+        },
+    );
+    let seconds = begin.elapsed().as_secs_f64();
+    let report =
+        Report { command: "kernels", action: "compile", nvrtc, cached, failed: 0, kernels, passed_over, seconds };
+    print(json, &report, || report.text())?;
+    Ok(SUCCESS)
+}
+
+/// Hours of compiling into a folder that takes nothing would be in vain.
+fn writable(cache: &Cache) -> Result<(), CliError> {
+    let Some(folder) = cache.folder() else {
+        return Err(CliError::Usage("there is no cache folder: set FP8GEMM_CACHE_DIR".to_owned()));
+    };
+    std::fs::create_dir_all(folder)
+        .and_then(|()| tempfile::tempfile_in(folder))
+        .map(drop)
+        .map_err(|error| CliError::Usage(format!("the cache folder {} cannot be written: {error}", folder.display())))
+}
+
+#[derive(Serialize)]
+struct Report {
+    command: &'static str,
+    action: &'static str,
+    /// Version of the compiler.
+    nvrtc: String,
+    /// Those that were there already.
+    cached: usize,
+    /// Those that were compiled now, or could not be.
+    kernels: Vec<Done>,
+    failed: usize,
+    /// Candidates of the problem that the compiler makes spill: a plan passes over them, too.
+    passed_over: PassedOver,
+    seconds: f64,
+}
+
+impl Report {
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for (config, why) in &self.passed_over {
+            text += &format!("passed over: {config}: {why}\n");
+        }
+        let (failed, mut good): (Vec<_>, Vec<_>) = self.kernels.iter().partition(|kernel| kernel.error.is_some());
+        good.sort_by(|one, other| other.milliseconds.total_cmp(&one.milliseconds));
+        for kernel in &failed {
+            text += &format!("{}: {}: {}\n", bad("failed"), kernel.name, kernel.error.as_deref().unwrap_or_default());
+        }
+        const SHOWN: usize = 10;
+        let rows = good.iter().take(SHOWN).map(|kernel| {
+            vec![
+                format!("{:>5.0} ms", kernel.milliseconds),
+                format!("{} registers", kernel.registers),
+                format!("{} bytes spilled", kernel.spills),
+                kernel.name.clone(),
+            ]
+        });
+        text += &table(0, &rows.collect::<Vec<_>>());
+        if good.len() > SHOWN {
+            let middle = good[good.len() / 2].milliseconds;
+            text += &format!(
+                "... and {} that took less; {middle:.0} ms is the median\n",
+                grouped((good.len() - SHOWN) as u64)
+            );
+        }
+        let (compiled, time) = (count(good.len() as u64, "kernel"), duration(Duration::from_secs_f64(self.seconds)));
+        let failed = if failed.is_empty() { String::new() } else { format!(", {} failed", failed.len()) };
+        text += &format!(
+            "{compiled} compiled by NVRTC {} in {time}, {} cached already{failed}\n",
+            self.nvrtc,
+            grouped(self.cached as u64)
+        );
+        text
+    }
+}

@@ -1,0 +1,105 @@
+//! `fp8gemm kernels sass`: the machine code of a problem's kernel.
+
+use clap::Args;
+use fp8gemm::jit::sass::{Disassembler, Listing, Summary};
+use fp8gemm::jit::{Cache, Compiler, choose};
+use serde::Serialize;
+
+use super::{PassedOver, make};
+use crate::commands::problem::ProblemArgs;
+use crate::commands::{DIFFERENT, SUCCESS, bad, good, print};
+use crate::error::CliError;
+use crate::text::table;
+
+#[derive(Debug, Args)]
+pub(crate) struct SassArgs {
+    /// Count instructions and compare with what the configuration asks for, instead of printing them
+    #[arg(long)]
+    summary: bool,
+    #[command(flatten)]
+    problem: ProblemArgs,
+}
+
+#[derive(Serialize)]
+struct Report {
+    command: &'static str,
+    action: &'static str,
+    problem: String,
+    configuration: String,
+    /// Candidates that the compiler makes spill, and how.
+    passed_over: PassedOver,
+    disassembler: String,
+    summary: Summary,
+    /// What is not as it should be.
+    faults: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sass: Option<String>,
+}
+
+pub(super) fn run(args: &SassArgs, json: bool) -> Result<u8, CliError> {
+    let problem = args.problem.needed()?;
+    let choice = choose(&problem, args.problem.one_sms()?)?;
+    let compiler = Compiler::new(Cache::from_environment(), None);
+    let nvrtc = compiler.nvrtc().ok().map(|nvrtc| nvrtc.path().to_owned());
+    let tool = Disassembler::find(nvrtc.as_deref())?;
+    let (config, made, passed_over) = make(&compiler, &choice)?;
+    let text = tool.disassemble(&made.cubin)?;
+    let summary = Listing::parse(&text)?.summary();
+    let faults: Vec<_> = summary.faults(&config).iter().map(ToString::to_string).collect();
+    let code = if args.summary && !faults.is_empty() { DIFFERENT } else { SUCCESS };
+    let report = Report {
+        command: "kernels",
+        action: "sass",
+        problem: problem.to_string(),
+        configuration: config.to_string(),
+        passed_over,
+        disassembler: tool.path().display().to_string(),
+        summary,
+        faults,
+        sass: (!args.summary).then_some(text),
+    };
+    print(json, &report, || report.text())?;
+    Ok(code)
+}
+
+impl Report {
+    fn text(&self) -> String {
+        // As comments, so that the listing stays one.
+        let mut text = format!("// {}\n// {}\n", self.problem, self.configuration);
+        for (config, why) in &self.passed_over {
+            text += &format!("// passed over: {config}: {why}\n");
+        }
+        match &self.sass {
+            Some(sass) => text += sass,
+            None => text += &self.counts(),
+        }
+        text
+    }
+
+    fn counts(&self) -> String {
+        let summary = &self.summary;
+        let mut rows = vec![
+            ("instructions", summary.instructions),
+            ("QGMMA (wgmma of FP8)", summary.qgmma),
+            ("UTMALDG (TMA loads)", summary.utmaldg),
+            ("UTMASTG (TMA stores)", summary.utmastg),
+            ("LDL, STL (local memory)", summary.local),
+            ("main loops", summary.main_loops.len() as u32),
+        ];
+        for one in &summary.main_loops {
+            rows.extend([
+                ("  instructions", one.instructions),
+                ("  QGMMA", one.qgmma),
+                ("  FFMA (promotion)", one.ffma),
+                ("  FFMA with a register-bank conflict", one.ffma_conflicts),
+                ("  MEMBAR.ALL", one.membar_all),
+            ]);
+        }
+        let rows: Vec<_> = rows.into_iter().map(|(what, count)| vec![what.to_owned(), format!("{count:>6}")]).collect();
+        let verdict = match &self.faults[..] {
+            [] => format!("{}: as the configuration asks\n", good("good")),
+            faults => faults.iter().map(|fault| format!("{}: {fault}\n", bad("fault"))).collect(),
+        };
+        table(0, &rows) + &verdict
+    }
+}

@@ -90,7 +90,8 @@ impl Prepared {
 
     /// Launches the kernel on `stream` and returns at once. The result is in D when the stream has
     /// got there; errors of the kernel itself surface at a later call on this context, as always
-    /// in CUDA.
+    /// in CUDA. A stream of another runtime comes in by `CudaContext::wrap_borrowed_stream` of
+    /// [`Plan::context`].
     ///
     /// # Errors
     /// [`HopperError::WrongContext`], [`HopperError::Cuda`], [`HopperError::ContextLost`].

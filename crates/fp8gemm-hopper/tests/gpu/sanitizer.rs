@@ -13,13 +13,16 @@ use crate::{guarded, setup};
 
 /// Breaks if a problem that stands for a path of the kernel gives other bits than the twin; what
 /// the sanitizer says about it is for its reader. For each problem: the chosen configuration, and
-/// the first with a cluster, with 256 rows and with a tile that ends inside a 128-byte line of D.
+/// the first with a cluster, with 256 rows and with a tile that ends inside a 128-byte line of D, and the
+/// smallest tile.
 #[test]
 #[ignore = "needs Hopper"]
 fn sanitizer_set() {
     let (gpu, compiler) = setup();
     let stream = gpu.context().new_stream().unwrap();
     let mut rng = StdRng::seed_from_u64(21);
+    // The tools look up what they have to say about a kernel when all is done: it stays loaded.
+    let mut plans = Vec::new();
     for text in [
         "130x250x300 a=e4m3:1x128 b=e4m3:128x128 d=bf16",
         "70x130x260 a=e5m2:1x128 b=e4m3:1x128 d=f32 c=f32 beta=1",
@@ -27,6 +30,7 @@ fn sanitizer_set() {
         "33x161x513 a=e4m3:tensor b=e4m3:row d=f32 policy=chain",
         "300x272x130 a=e4m3:1x128 b=e4m3:128x128 d=bf16 c=f16 beta=-1",
         "1x1x1 a=e4m3:1x128 b=e4m3:128x128 d=bf16",
+        "1030x600x260 a=e4m3:1x128 b=e4m3:128x128 d=bf16",
     ] {
         let problem: Problem = text.parse().unwrap();
         let candidates: Vec<_> =
@@ -35,6 +39,8 @@ fn sanitizer_set() {
         configs.extend(candidates.iter().find(|config| config.cluster > 1));
         configs.extend(candidates.iter().find(|config| config.block_m == 256));
         configs.extend(candidates.iter().find(|config| !config.block_n.is_multiple_of(64)));
+        // Several tiles for each CTA, if the problem is large enough.
+        configs.extend(candidates.iter().min_by_key(|config| config.block_m * config.block_n));
         let case = Case::random(problem, &mut rng);
         let twin = case.twin();
         let mut seen = BTreeSet::new();
@@ -48,6 +54,10 @@ fn sanitizer_set() {
             };
             guarded::check(&plan, &case, &twin, &stream, &format!("{text} on {config}"), &mut rng);
             println!("{text} on {config}: equal");
+            plans.push(plan);
         }
     }
+    stream.synchronize().unwrap();
+    drop(stream);
+    println!("{} kernels", plans.len());
 }

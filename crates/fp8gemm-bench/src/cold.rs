@@ -5,6 +5,7 @@
 //! for the host; CUPTI's records are told apart afterwards by their order.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use cudarc::driver::{CudaEvent, CudaFunction, CudaStream, LaunchConfig, sys};
 use cudarc::nvrtc::Ptx;
@@ -14,6 +15,7 @@ use crate::BenchError;
 use crate::cupti::{Cupti, KernelRecord};
 use crate::memory::Buffer;
 use crate::nvml::{Monitor, Readings};
+use crate::stats::Times;
 use crate::subject::Subject;
 
 /// What measures kernels.
@@ -67,6 +69,21 @@ impl Timer {
             best = best.min(elapsed(&start, &end)? / 4.0);
         }
         Ok(best)
+    }
+
+    /// Microseconds that a launch keeps the host busy.
+    pub(crate) fn host(stream: &Arc<CudaStream>, subject: &Subject<'_>) -> Result<Option<Times>, BenchError> {
+        subject.launch(0, stream)?;
+        wait(stream)?;
+        // Far fewer than the driver queues before it makes the host wait.
+        let mut times = Vec::new();
+        for _ in 0..100 {
+            let begun = Instant::now();
+            subject.launch(0, stream)?;
+            times.push(begun.elapsed().as_secs_f64() * 1e6);
+        }
+        wait(stream)?;
+        Ok(Times::of(&times))
     }
 
     /// Times of each subject in microseconds, `repeat` of each.
@@ -218,7 +235,7 @@ fn empty_kernel(stream: &Arc<CudaStream>, compiler: &Compiler) -> Result<f64, Be
         record(&end, stream)?;
         times.push(elapsed(&start, &end)?);
     }
-    Ok(crate::Times::of(&times).map_or(0.0, |times| times.median))
+    Ok(Times::of(&times).map_or(0.0, |times| times.median))
 }
 
 #[cfg(test)]

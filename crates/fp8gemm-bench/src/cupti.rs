@@ -124,6 +124,9 @@ impl Cupti {
         // SAFETY: the type is the header's; both callbacks live as long as the process.
         let code = unsafe { register(requested, completed) };
         cupti.result("cuptiActivityRegisterCallbacks", code)?;
+        // Refused here, and not at the first problem, where another profiler has the GPU.
+        cupti.start()?;
+        cupti.stop()?;
         Ok(cupti)
     }
 

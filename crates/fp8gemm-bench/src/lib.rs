@@ -27,6 +27,7 @@
 
 mod check;
 mod cold;
+mod configuration;
 mod cublaslt;
 mod cupti;
 mod error;

@@ -35,6 +35,8 @@ pub struct Entry {
     pub name: String,
     /// Configuration or algorithm.
     pub detail: String,
+    /// What a launch costs the host.
+    pub host: Option<Times>,
     /// After a flush of the L2 cache.
     pub cold: Option<Times>,
     /// Back to back.
@@ -175,6 +177,9 @@ fn fields(row: &Row) -> Vec<(String, String)> {
     }
     for entry in &row.entries {
         let name = &entry.name;
+        if let Some(times) = &entry.host {
+            put(format!("{name}_host_us"), times.median);
+        }
         if let Some(times) = &entry.cold {
             put(format!("{name}_us"), times.mean);
             put(format!("{name}_median_us"), times.median);
@@ -218,6 +223,7 @@ mod tests {
         let entry = |name: &str, time: f64| Entry {
             name: name.to_owned(),
             detail: String::new(),
+            host: None,
             cold: Times::of(&[time]),
             sustained: None,
             graph: None,

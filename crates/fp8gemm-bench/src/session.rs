@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
 use fp8gemm_hopper::{Gpu, Plan};
-use fp8gemm_jit::{Compiler, choose};
+use fp8gemm_jit::Compiler;
 use fp8gemm_problem::{Problem, ScaleLayout};
 
 use crate::cold::{Timer, wait};
@@ -17,7 +17,7 @@ use crate::report::{Entry, Machine, Row};
 use crate::shapes::Shape;
 use crate::stats::Times;
 use crate::subject::{Subject, block_buffers, initial_d, tensor_buffers};
-use crate::{BenchError, check, graph, sustained};
+use crate::{BenchError, check, configuration, graph, sustained};
 
 /// What is measured and how.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,8 +41,9 @@ pub struct Options {
     pub rivals: bool,
     /// Use events even where CUPTI is there.
     pub events: bool,
-    /// A kernel configuration instead of the chosen one: its name, or a part of it; the first
-    /// candidate with it is taken.
+    /// A kernel configuration instead of the chosen one: words of a name, e.g. `256x112` or
+    /// `128x48_s5_x2_g8` (tile, stages, cluster, group). The best candidate that has them all, or the
+    /// chosen one with these changed.
     pub configuration: Option<String>,
 }
 
@@ -192,15 +193,18 @@ impl Session {
         refused: BTreeMap<String, String>,
     ) -> Result<Row, BenchError> {
         let (stream, options, monitor) = (&self.stream, &self.options, self.monitor.as_ref().ok());
-        let entry = |subject: &Subject<'_>| Entry {
-            name: subject.name.to_owned(),
-            detail: subject.detail.clone(),
-            cold: None,
-            sustained: None,
-            graph: None,
-            graph_overlapped: None,
-        };
-        let mut entries: Vec<_> = subjects.iter().map(entry).collect();
+        let mut entries = Vec::with_capacity(subjects.len());
+        for subject in subjects {
+            entries.push(Entry {
+                name: subject.name.to_owned(),
+                detail: subject.detail.clone(),
+                host: Timer::host(stream, subject)?,
+                cold: None,
+                sustained: None,
+                graph: None,
+                graph_overlapped: None,
+            });
+        }
         let mut readings = Readings::default();
         if options.cold {
             let all: Vec<_> = subjects.iter().collect();
@@ -232,18 +236,7 @@ impl Session {
         let Some(text) = &self.options.configuration else {
             return Ok(Plan::new(&self.gpu, &self.compiler, problem)?);
         };
-        let choice = choose(problem, self.gpu.sms()).map_err(fp8gemm_hopper::HopperError::Jit)?;
-        let names: Vec<_> = choice.candidates.iter().map(|candidate| candidate.config.to_string()).collect();
-        let whole = names.iter().position(|name| name == text);
-        match whole.or_else(|| names.iter().position(|name| name.contains(text.as_str()))) {
-            Some(index) => {
-                let config = choice.candidates[index].config;
-                Ok(Plan::with_config(&self.gpu, &self.compiler, problem, config)?)
-            }
-            None => Err(BenchError::Configuration {
-                text: text.clone(),
-                reason: format!("the candidates for {problem} are {}", names.join(", ")),
-            }),
-        }
+        let config = configuration::find(text, problem, self.gpu.sms())?;
+        Ok(Plan::with_config(&self.gpu, &self.compiler, problem, config)?)
     }
 }

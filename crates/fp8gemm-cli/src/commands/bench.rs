@@ -6,7 +6,8 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use fp8gemm::jit::{Cache, Compiler};
+use fp8gemm::hopper::HopperError;
+use fp8gemm::jit::{Cache, Compiler, JitError};
 use fp8gemm::problem::Problem;
 use fp8gemm_bench::{
     BenchError, List, Machine, Options, Row, Session, Shape, geometric_means, parse_shapes, write_csv,
@@ -52,7 +53,8 @@ pub(crate) struct BenchArgs {
     /// Seconds of regime sustained, for each rival
     #[arg(long, value_name = "SECONDS", default_value_t = Options::default().seconds)]
     seconds: f64,
-    /// Kernel configuration instead of the chosen one: a name of `kernels explain`, or a part of one
+    /// Kernel configuration instead of the chosen one: words of a name of `kernels explain`, such as
+    /// 256x112 or 128x48_s5_x2_g8 (tile, stages, cluster, group)
     #[arg(long, value_name = "NAME")]
     config: Option<String>,
     /// Ordinal of the GPU
@@ -136,8 +138,7 @@ pub(crate) fn run(args: &BenchArgs, json: bool) -> Result<u8, CliError> {
                 }
                 rows.push(row);
             }
-            // Another shape has another kernel; after other errors the GPU may not be usable.
-            Err(error @ (BenchError::WrongBits { .. } | BenchError::Configuration { .. })) => {
+            Err(error) if one_problem_only(&error) => {
                 wrong |= matches!(error, BenchError::WrongBits { .. });
                 tracing::error!("{error}");
                 failures.push(error.to_string());
@@ -173,6 +174,16 @@ pub(crate) fn run(args: &BenchArgs, json: bool) -> Result<u8, CliError> {
         None if wrong => Ok(DIFFERENT),
         None if !failures.is_empty() => Err(usage(failures.join("; "))),
         None => Ok(SUCCESS),
+    }
+}
+
+/// Another problem has another kernel; after other errors the GPU may not be usable.
+fn one_problem_only(error: &BenchError) -> bool {
+    use BenchError::{Configuration, Hopper, WrongBits};
+    match error {
+        WrongBits { .. } | Configuration { .. } => true,
+        Hopper(HopperError::Jit(error)) => !matches!(error, JitError::NvrtcNotFound { .. }),
+        _ => false,
     }
 }
 

@@ -14,18 +14,19 @@ pub(crate) fn head(machine: &Machine, options: &Options) -> Result<(), CliError>
     text += &format!("timer: {}\nrival: {}\nclocks: {}\n", machine.timer, machine.cublaslt, machine.monitor);
     if options.cold {
         text += &format!(
-            "cold: {} runs, {:.1} GB set before each; us: mean; x: the other's time over ours; \
+            "cold: {} runs, {:.1} GB set before each; us: mean; host: us that a launch keeps the host busy; x: the other's time over ours; \
              recorded DeepGEMM, as recorded and scaled by cuBLASLt per-tensor now over then\n\n",
             options.repeat,
             options.flush_bytes as f64 / 1e9
         );
         text += &format!(
-            "{:<17} {:>8} {:>8} {:>6} {:>5} | {:>8} {:>5} | {:>8} {:>5} | {:>8} {:>5} {:>6} | {:>4} {:>3}  configuration\n",
+            "{:<17} {:>8} {:>8} {:>6} {:>5} {:>5} | {:>8} {:>5} | {:>8} {:>5} | {:>8} {:>5} {:>6} | {:>4} {:>3}  configuration\n",
             "shape",
             "us",
             "median",
             "TFLOPS",
             "GB/s",
+            "host",
             "tensor",
             "x",
             "block",
@@ -45,14 +46,16 @@ pub(crate) fn row(row: &Row) -> Result<(), CliError> {
     let ratios = row.ratios();
     let cold = |name: &str| row.entry(name).and_then(|entry| entry.cold).map(|times| times.mean);
     let p = &row.problem;
+    let host = row.entry("ours").and_then(|ours| ours.host).map(|times| times.median);
     let shape = format!("{}x{}x{}", p.m, p.n, p.k);
     let mut text = String::new();
     let detail = row.entry("ours").map_or("", |ours| &ours.detail);
     if let Some(times) = row.entry("ours").and_then(|ours| ours.cold) {
         let (rate, bandwidth) = (row.flop() / times.mean * 1e-6, row.bytes() / times.mean * 1e-3);
         text += &format!("{shape:<17} {:>8.2} {:>8.2} {rate:>6.0} {bandwidth:>5.0}", times.mean, times.median);
-        for (time, ratio) in [("cublaslt_tensor", "cublaslt_tensor"), ("cublaslt_block", "cublaslt_block")] {
-            text += &format!(" | {} {}", number(cold(time), 8, 2), number(ratios.get(ratio).copied(), 5, 2));
+        text += &format!(" {}", number(host, 5, 1));
+        for name in ["cublaslt_tensor", "cublaslt_block"] {
+            text += &format!(" | {} {}", number(cold(name), 8, 2), number(ratios.get(name).copied(), 5, 2));
         }
         text += &format!(
             " | {} {} {}",

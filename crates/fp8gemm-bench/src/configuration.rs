@@ -1,0 +1,96 @@
+//! A kernel configuration by (part of) its name, for experiments.
+
+use fp8gemm_hopper::HopperError;
+use fp8gemm_jit::{KernelConfig, choose};
+use fp8gemm_problem::Problem;
+
+use crate::BenchError;
+
+/// The configuration that `text` means: words joined by `_`, as in a configuration's name. The best
+/// candidate that has all of the words; where none has, the chosen one with the words for tile
+/// (`256x112`), stages (`s4`), cluster (`x2`) and group (`g8`) changed. Without a word for stages, a
+/// changed tile gets as many as fit.
+///
+/// # Errors
+/// [`BenchError::Configuration`] for a word that is none of those and in no candidate;
+/// [`BenchError::Hopper`] where the problem has no kernel or the configuration breaks a rule.
+pub(crate) fn find(text: &str, problem: &Problem, sms: u32) -> Result<KernelConfig, BenchError> {
+    let candidates = choose(problem, sms).map_err(HopperError::Jit)?.candidates;
+    let names: Vec<String> = candidates.iter().map(|candidate| candidate.config.to_string()).collect();
+    let has_all = |name: &String| text.split('_').all(|word| name.split('_').any(|own| own == word));
+    if let Some(index) = names.iter().position(has_all) {
+        return Ok(candidates[index].config);
+    }
+    let fail = |reason: String| BenchError::Configuration { text: text.to_owned(), reason };
+    let Some((best, name)) = candidates.first().zip(names.first()) else {
+        return Err(fail("there are no candidates".to_owned()));
+    };
+    let mut config = best.config;
+    let (mut tile, mut stages) = (None, None);
+    for word in text.split('_') {
+        let number = |prefix: char| word.strip_prefix(prefix).and_then(|digits| digits.parse::<u32>().ok());
+        let sizes = word.split_once('x').and_then(|(m, n)| Some((m.parse().ok()?, n.parse().ok()?)));
+        if let Some((m, n)) = sizes {
+            tile = Some((m, n));
+        } else if let Some(count) = number('s') {
+            stages = Some(count);
+        } else if let Some(count) = number('x') {
+            config.cluster = count;
+        } else if let Some(count) = number('g') {
+            config.group = count;
+        } else if !name.split('_').any(|own| own == word) {
+            let what = "a tile (256x112), stages (s4), a cluster (x2), a group (g8) or a word of";
+            return Err(fail(format!("`{word}` is not {what} {}", names.join(", "))));
+        }
+    }
+    if let Some((m, n)) = tile {
+        (config.block_m, config.block_n) = (m, n);
+    }
+    let fits = |stages: &u32| KernelConfig { stages: *stages, ..config }.check().is_ok();
+    match (stages, tile) {
+        (Some(stages), _) => config.stages = stages,
+        (None, Some(_)) => config.stages = (2..=16).rev().find(fits).unwrap_or(2),
+        (None, None) => {}
+    }
+    config.check().map_err(HopperError::Jit)?;
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Shape;
+
+    /// Breaks if a name means another kernel than the one that has it.
+    #[test]
+    fn candidates_are_found_by_name() {
+        let problem = Shape::dense(4096, 7168, 2048).problem;
+        for candidate in choose(&problem, 132).unwrap().candidates {
+            let config = find(&candidate.config.to_string(), &problem, 132).unwrap();
+            assert_eq!(config, candidate.config);
+        }
+    }
+
+    /// Breaks if a word is ignored, or changes something else.
+    #[test]
+    fn words_change_the_chosen_one() {
+        let problem = Shape::dense(4096, 7168, 2048).problem;
+        let chosen = choose(&problem, 132).unwrap().config();
+        assert_eq!(find("g7", &problem, 132).unwrap(), KernelConfig { group: 7, ..chosen });
+        let other = find("e4m3_128x48_s5_x2_g3", &problem, 132).unwrap();
+        let expected = KernelConfig { block_m: 128, block_n: 48, stages: 5, cluster: 2, group: 3, ..chosen };
+        assert_eq!(other, expected);
+        let most = find("128x48", &problem, 132).unwrap();
+        assert!(KernelConfig { stages: most.stages + 1, ..most }.check().is_err());
+    }
+
+    /// Breaks if nonsense, or what the kernel cannot be, is timed as something else.
+    #[test]
+    fn wrong_names_are_refused() {
+        let problem = Shape::dense(4096, 7168, 2048).problem;
+        let text = find("128x48_q3", &problem, 132).unwrap_err().to_string();
+        assert!(text.contains("`q3` is not"), "{text}");
+        let text = find("96x128", &problem, 132).unwrap_err().to_string();
+        assert!(text.contains("96"), "{text}");
+    }
+}

@@ -1,0 +1,80 @@
+//! `fp8gemm bench`: wrong usage is refused before a GPU is looked for, and its absence is exit 3.
+//! What it measures is tried on a Hopper machine (`cargo test -p fp8gemm-cli --test bench -- --ignored`).
+
+#![allow(clippy::unwrap_used)] // a test may
+
+mod common;
+
+use std::fs;
+
+use common::{fp8gemm, without_gpu};
+use serde_json::Value;
+use tempfile::tempdir;
+
+/// Breaks if wrong arguments reach the GPU, or the message does not name the value and the rule.
+#[test]
+fn wrong_arguments_are_named_first() {
+    let folder = tempdir().unwrap();
+    fs::write(folder.path().join("bad.csv"), "m,n,k\n128,256,0\n").unwrap();
+    fs::write(folder.path().join("short.csv"), "m,n\n128,256\n").unwrap();
+    let cases: [(&[&str], &[&str]); 12] = [
+        (&["4096", "7168"], &["7168", "threes"]),
+        (&["4096x7168"], &["4096x7168", "MxNxK"]),
+        (&["4096", "7168x2048x1"], &["7168x2048x1"]),
+        (&["1x0x128"], &["1x0x128", "at least 1"]),
+        (&["1x2x3 a=e4m3:1x128"], &["1x2x3 a=e4m3:1x128"]),
+        (&["1x2x3 a=e4m3:1x128 b=e4m3:1x128 d=bf16 policy=chain"], &["chain"]),
+        (&["--repeat", "0"], &["repeat", "0", "1 to"]),
+        (&["--seconds", "0"], &["seconds", "0", "above 0"]),
+        (&["--regime", "warm"], &["warm", "cold"]),
+        (&["--shapes", "bad.csv"], &["bad.csv", "line 2", "k is `0`"]),
+        (&["--shapes", "short.csv"], &["short.csv", "no column `k`"]),
+        (&["--csv", "no/such/folder/x.csv", "1", "1", "128"], &["no/such/folder/x.csv"]),
+    ];
+    for (arguments, words) in cases {
+        let run = fp8gemm(folder.path(), &[&["bench"], arguments].concat());
+        assert_eq!((run.code, run.stdout.as_str()), (2, ""), "{arguments:?}: {}", run.stderr);
+        assert_eq!(run.stderr.lines().count(), 1, "{}", run.stderr);
+        for word in words {
+            assert!(run.stderr.contains(word), "{arguments:?}: {word} is not in {}", run.stderr);
+        }
+    }
+}
+
+/// Breaks if a machine without a GPU gets another exit code, or no reason.
+#[test]
+fn no_gpu_is_exit_3() {
+    let folder = tempdir().unwrap();
+    for arguments in [&["bench"][..], &["bench", "--json", "512", "576", "7168"]] {
+        let run = without_gpu(folder.path(), arguments);
+        assert_eq!((run.code, run.stdout.as_str()), (3, ""), "{}", run.stderr);
+        assert!(run.stderr.starts_with("error: ") && run.stderr.lines().count() == 1, "{}", run.stderr);
+    }
+}
+
+/// Breaks if a regime gives no time, the rivals are not there, or a result is not compared with the
+/// twin.
+#[test]
+#[ignore = "needs Hopper"]
+fn every_regime_measures() {
+    let folder = tempdir().unwrap();
+    let problems = ["512", "576", "1024", "256x512x1024 a=e4m3:1x128 b=e4m3:1x128 d=f32 c=f32 beta=1"];
+    let flags = ["bench", "--json", "--regime", "all", "--repeat", "5", "--seconds", "0.2", "--csv", "out.csv"];
+    let run = fp8gemm(folder.path(), &[&flags[..], &problems].concat());
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let report: Value = serde_json::from_str(&run.stdout).unwrap();
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2);
+    for row in rows {
+        assert!(row["checked_rows"].as_u64().unwrap() > 1);
+        for name in ["ours", "cublaslt_tensor", "cublaslt_block"] {
+            let entry = row["entries"].as_array().unwrap().iter().find(|entry| entry["name"] == name).unwrap();
+            for time in ["/cold/median", "/sustained/us", "/graph/median"] {
+                let us = entry.pointer(time).and_then(Value::as_f64).unwrap();
+                assert!((0.5..10_000.0).contains(&us), "{name} {time}: {us}");
+            }
+        }
+    }
+    let lines = fs::read_to_string(folder.path().join("out.csv")).unwrap();
+    assert_eq!(lines.lines().count(), 3);
+}

@@ -1,4 +1,4 @@
-// What the kernels that quantise and transpose share: 16 bytes of input, the scale of a block, the
+// What the kernels that quantise, transpose and repack share: 16 bytes of input, the scale of a block, the
 // cast to FP8. Every float operation is named with its rounding, so that no compiler option can
 // change a bit.
 
@@ -30,7 +30,7 @@ struct Arguments {
 constexpr u32 BLOCK = 128;
 
 // 16 bytes of input: 16, 8 or 4 elements.
-struct Vector {
+struct alignas(16) Vector {
     u32 word[4];
 };
 
@@ -38,13 +38,19 @@ constexpr u32 size_of(u32 input) { return input == INPUT_FP8 ? 1 : input == INPU
 
 DEVICE u32 ceil_div(u32 a, u32 b) { return a / b + (a % b != 0); }
 
-// The input is read once and by nobody else: it need not stay in L1.
+// Through L1: with `no_allocate` large matrices took 4 % longer on an H200.
 DEVICE Vector load_vector(const u8* pointer) {
     Vector v;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+    asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(v.word[0]), "=r"(v.word[1]), "=r"(v.word[2]), "=r"(v.word[3])
                  : "l"(pointer));
     return v;
+}
+
+DEVICE void store_vector(u8* pointer, const Vector& v) {
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(pointer), "r"(v.word[0]), "r"(v.word[1]),
+                 "r"(v.word[2]), "r"(v.word[3])
+                 : "memory");
 }
 
 // The first `valid` elements one by one, zeros after them.

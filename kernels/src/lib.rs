@@ -4,9 +4,10 @@
 //! |---|---|
 //! | [`PTX`] | the PTX instructions in use, one function each |
 //! | [`GEMM`] | the dense GEMM, read from top to bottom |
-//! | [`ELEMENTWISE`] | what the next two share: 16 bytes of input, the scale of a block, the cast |
+//! | [`ELEMENTWISE`] | what the next three share: 16 bytes of input, the scale of a block, the cast |
 //! | [`QUANTIZE`] | `[rows, K]` numbers to FP8 codes and block scales |
 //! | [`TRANSPOSE`] | the same from `[K, rows]`, and the transposition of FP8 codes |
+//! | [`REPACK`] | FP8 codes to rows of multiples of 16 bytes |
 //!
 //! They include no header and name no path: a translation unit is the constants of one
 //! configuration, then these texts in this order. `fp8gemm-jit` assembles and compiles it.
@@ -27,3 +28,6 @@ pub const QUANTIZE: &str = include_str!("quantize.cu");
 
 /// The kernel `fp8gemm_transpose`.
 pub const TRANSPOSE: &str = include_str!("transpose.cu");
+
+/// The kernel `fp8gemm_repack`.
+pub const REPACK: &str = include_str!("repack.cu");

@@ -1,36 +1,32 @@
 // [K, rows] -> FP8 codes [rows, K]: quantised on the way (bf16, f16, f32; scales 1x128 or 128x128
 // along the K of the result), or FP8 bytes moved as they are.
 //
-// A CTA takes 128 of K and TILE rows. A thread reads 16 bytes of 4 or 8 neighbouring lines of K, so
+// A CTA takes 128 of K and 128 rows. A thread reads 16 bytes of 8 (FP8: 4) neighbouring lines of K, so
 // that it holds whole words of the result; they change places in shared memory, where 16-byte chunks
 // are permuted by row so that columns are written, and rows read, with few bank conflicts.
 
 constexpr u32 SIZE = size_of(INPUT);
 constexpr u32 VECTOR = 16 / SIZE;                   // elements of one load
-constexpr u32 LANES = TILE / VECTOR;                // threads that share a line of K
-constexpr u32 LINES = INPUT == INPUT_F32 ? 8 : 4;   // lines of a thread
+constexpr u32 LANES = BLOCK / VECTOR;               // threads that share a line of K
+constexpr u32 LINES = INPUT == INPUT_FP8 ? 4 : 8;   // lines of a thread
 constexpr u32 WARPS = THREADS / 32;
-static_assert(THREADS == LANES * BLOCK / LINES && LANES <= 32 && THREADS >= TILE && (!SQUARES || TILE == BLOCK));
-
-struct alignas(16) Chunk {
-    u32 word[4];
-};
+static_assert(THREADS == LANES * BLOCK / LINES && THREADS >= BLOCK);
 
 DEVICE u32 permute(u32 a, u32 b, u32 selector) { return __byte_perm(a, b, selector); }
 
 extern "C" __global__ void __launch_bounds__(THREADS) fp8gemm_transpose(const Arguments arguments) {
-    // Chunks of 16 codes: TILE rows of 8.
-    __shared__ Chunk tile[TILE * 8];
+    // Pieces of 16 codes: 128 rows of 8.
+    __shared__ Vector tile[BLOCK * 8];
     const u32 rows = arguments.rows, k = arguments.k;
-    const u32 row_tiles = ceil_div(rows, TILE);
-    const u32 block = blockIdx.x / row_tiles, first_row = blockIdx.x % row_tiles * TILE;
+    const u32 blocks = ceil_div(k, BLOCK);
+    const u32 block = blockIdx.x % blocks, first_row = blockIdx.x / blocks * BLOCK;
     const u32 vector = threadIdx.x % LANES, group = threadIdx.x / LANES;
     const u32 row = first_row + vector * VECTOR, line = block * BLOCK + group * LINES;
 
     Vector v[LINES];
     const u8* input = arguments.input + (line * arguments.input_stride + row) * SIZE;
     const u64 step = arguments.input_stride * SIZE;
-    if (first_row + TILE <= rows && (block + 1) * BLOCK <= k && arguments.aligned) {
+    if (first_row + BLOCK <= rows && (block + 1) * BLOCK <= k && arguments.aligned) {
 #pragma unroll
         for (u32 i = 0; i < LINES; ++i) v[i] = load_vector(input + i * step);
     } else {
@@ -61,7 +57,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) fp8gemm_transpose(const Ar
         // Magnitudes of the thread's rows (two to a word where elements have 16 bits), over its
         // lines, then over the lines of the warp, then over the warps.
         __shared__ u32 of_warp[WARPS][LANES * 4];
-        __shared__ float factors[TILE];
+        __shared__ float factors[BLOCK];
         u32 largest[4];
 #pragma unroll
         for (u32 w = 0; w < 4; ++w) {
@@ -75,23 +71,23 @@ extern "C" __global__ void __launch_bounds__(THREADS) fp8gemm_transpose(const Ar
             if (threadIdx.x % 32 < LANES) of_warp[threadIdx.x / 32][vector * 4 + w] = largest[w];
         }
         __syncthreads();
-        if (threadIdx.x < TILE) {
+        if (threadIdx.x < BLOCK) {
             constexpr u32 PER_WORD = 4 / SIZE;
             const u32 word = threadIdx.x / PER_WORD;
             u32 all = of_warp[0][word];
 #pragma unroll
             for (u32 i = 1; i < WARPS; ++i) all = larger<INPUT>(all, of_warp[i][word]);
             if constexpr (SQUARES) {
-                // `of_warp` is free once every thread of the first TILE has read it.
-                asm volatile("bar.sync 1, %0;" ::"n"(TILE) : "memory");
+                // `of_warp` is free once all of these threads have read it.
+                asm volatile("bar.sync 1, %0;" ::"n"(BLOCK) : "memory");
 #pragma unroll
                 for (u32 other = 16; other > 0; other /= 2) {
                     all = larger<INPUT>(all, __shfl_xor_sync(0xFFFFFFFF, all, other));
                 }
                 if (threadIdx.x % 32 == 0) of_warp[0][threadIdx.x / 32] = all;
-                asm volatile("bar.sync 1, %0;" ::"n"(TILE) : "memory");
+                asm volatile("bar.sync 1, %0;" ::"n"(BLOCK) : "memory");
 #pragma unroll
-                for (u32 i = 0; i < TILE / 32; ++i) all = larger<INPUT>(all, of_warp[0][i]);
+                for (u32 i = 0; i < BLOCK / 32; ++i) all = larger<INPUT>(all, of_warp[0][i]);
                 const Scale scale = scale_of<CODES, POW2>(largest_of_word<INPUT>(all));
                 factors[threadIdx.x] = scale.factor;
                 if (threadIdx.x == 0) {
@@ -123,13 +119,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) fp8gemm_transpose(const Ar
     __syncthreads();
 
 #pragma unroll
-    for (u32 n = threadIdx.x; n < TILE * 8; n += THREADS) {
+    for (u32 n = threadIdx.x; n < BLOCK * 8; n += THREADS) {
         const u32 r = n / 8, c = n % 8, column = block * BLOCK + c * 16;
         if (first_row + r >= rows || column >= k) continue;
-        const Chunk chunk = tile[r * 8 + (c ^ r / VECTOR % 8)];
+        const Vector chunk = tile[r * 8 + (c ^ r / VECTOR % 8)];
         u8* codes = arguments.codes + (first_row + r) * arguments.codes_stride + column;
         if (column + 16 <= k) {
-            *reinterpret_cast<Chunk*>(codes) = chunk;
+            store_vector(codes, chunk);
         } else {
 #pragma unroll
             for (u32 i = 0; i < 16; ++i) {

@@ -91,7 +91,7 @@ pub(crate) fn check_sizes(kernel: ElementwiseKernel, rows: usize, k: usize) -> R
     }
     let value = kernel.grid(rows, k);
     if value >= 1 << 28 {
-        let rule = "they are counted in 31 bits, 8 blocks of 1x128 to a CTA";
+        let rule = "the kernels count warps in 31 bits, 8 to a CTA";
         return Err(HopperError::TooLarge { what: "number of CTAs", value, rule });
     }
     Ok(())

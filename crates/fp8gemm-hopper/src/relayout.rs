@@ -1,66 +1,53 @@
 //! FP8 codes transposed or repacked on the GPU: the steps that operands need which TMA or `wgmma`
 //! cannot read as they are.
 
-use cudarc::driver::{CudaContext, CudaStream, sys};
+use cudarc::driver::CudaStream;
 use fp8gemm_jit::{Compiler, ElementwiseKernel};
-use std::sync::Arc;
 
 use crate::elementwise::{Arguments, Elementwise, check_sizes, same_context};
-use crate::kernel::bind;
 use crate::operands::{aligned, tma, wide};
 use crate::slices::long_enough;
 use crate::{DeviceMatrix, DeviceStep, Fp8, Gpu, HopperError, Strided, StridedMut};
 
-/// The longest row pitch that CUDA's two-dimensional copy takes.
-const LONGEST_PITCH: usize = i32::MAX as usize;
-
 /// FP8 codes brought to `[rows, K]` with rows of 16-byte multiples. Cheap to clone, `Send` and
-/// `Sync`; launches neither compile nor allocate.
+/// `Sync`.
+///
+/// Making it may compile (about 0.2 s, once for each cache); launches neither compile nor allocate.
 #[derive(Clone, Debug)]
 pub struct RelayoutPlan {
-    rows: usize,
-    k: usize,
-    how: How,
-}
-
-#[derive(Clone, Debug)]
-enum How {
-    Transpose(Elementwise),
-    /// CUDA's own two-dimensional copy.
-    Copy(Arc<CudaContext>),
+    step: DeviceStep,
+    /// Rows and columns of the input as it lies in memory, and of the codes.
+    from: (usize, usize),
+    to: (usize, usize),
+    kernel: Elementwise,
 }
 
 impl RelayoutPlan {
     /// Transposes `[K, rows]` to `[rows, K]`: what NN, TN and TT operands need that are FP8 already.
-    /// May compile (about 0.2 s, once for each cache).
     ///
     /// # Errors
     /// [`HopperError::TooLarge`], [`HopperError::Jit`], [`HopperError::Cuda`].
     pub fn transpose(gpu: &Gpu, compiler: &Compiler, rows: usize, k: usize) -> Result<Self, HopperError> {
         let kernel = ElementwiseKernel::TransposeCodes;
         check_sizes(kernel, rows, k)?;
-        Ok(Self { rows, k, how: How::Transpose(Elementwise::load(gpu, compiler, kernel)?) })
+        let kernel = Elementwise::load(gpu, compiler, kernel)?;
+        Ok(Self { step: DeviceStep::Transpose { rows, k }, from: (k, rows), to: (rows, k), kernel })
     }
 
     /// Copies `[rows, K]` of any pointer and stride to rows that TMA can read.
-    pub fn repack(gpu: &Gpu, rows: usize, k: usize) -> Self {
-        Self { rows, k, how: How::Copy(Arc::clone(gpu.context())) }
+    ///
+    /// # Errors
+    /// As [`transpose`](Self::transpose).
+    pub fn repack(gpu: &Gpu, compiler: &Compiler, rows: usize, k: usize) -> Result<Self, HopperError> {
+        let kernel = ElementwiseKernel::RepackCodes;
+        check_sizes(kernel, rows, k)?;
+        let kernel = Elementwise::load(gpu, compiler, kernel)?;
+        Ok(Self { step: DeviceStep::Repack { rows, k }, from: (rows, k), to: (rows, k), kernel })
     }
 
     /// What it does, as a step with its cost.
     pub fn step(&self) -> DeviceStep {
-        let (rows, k) = (self.rows, self.k);
-        match self.how {
-            How::Transpose(_) => DeviceStep::Transpose { rows, k },
-            How::Copy(_) => DeviceStep::Repack { rows, k },
-        }
-    }
-
-    fn context(&self) -> &Arc<CudaContext> {
-        match &self.how {
-            How::Transpose(kernel) => kernel.context(),
-            How::Copy(context) => context,
-        }
+        self.step
     }
 
     /// Launches on cudarc's slices and the caller's stream; returns at once. Safe, as
@@ -74,11 +61,11 @@ impl RelayoutPlan {
         from: &Strided<'_, C>,
         to: StridedMut<'_, C>,
     ) -> Result<(), HopperError> {
-        long_enough("input", from.data.len(), self.input_shape(), from.stride)?;
-        long_enough("codes", to.data.len(), (self.rows, self.k), to.stride)?;
-        same_context("input", from.data.stream().context(), self.context())?;
-        same_context("codes", to.data.stream().context(), self.context())?;
-        same_context("the stream", stream.context(), self.context())?;
+        long_enough("input", from.data.len(), self.from, from.stride)?;
+        long_enough("codes", to.data.len(), self.to, to.stride)?;
+        same_context("input", from.data.stream().context(), self.kernel.context())?;
+        same_context("codes", to.data.stream().context(), self.kernel.context())?;
+        same_context("the stream", stream.context(), self.kernel.context())?;
         let (from_pointer, _from) = from.data.device_ptr(stream);
         let (to_pointer, _to) = to.data.device_ptr_mut(stream);
         // The guards above wait for events; cudarc keeps their errors for whoever asks.
@@ -89,14 +76,6 @@ impl RelayoutPlan {
         // memory; `to` is borrowed mutably, so overlaps nothing; the guards order all uses and
         // releases of the slices after this launch.
         unsafe { self.launch(stream, from, to) }
-    }
-
-    /// Rows and columns of the input as it lies in memory.
-    fn input_shape(&self) -> (usize, usize) {
-        match self.how {
-            How::Transpose(_) => (self.k, self.rows),
-            How::Copy(_) => (self.rows, self.k),
-        }
     }
 
     /// Checks pointers and strides (in bytes), launches on the caller's stream, and returns at once.
@@ -113,74 +92,22 @@ impl RelayoutPlan {
     /// - `from` is initialised, and nothing writes it;
     /// - nothing else reads or writes elements of `to`, and it does not overlap `from`.
     pub unsafe fn launch(&self, stream: &CudaStream, from: DeviceMatrix, to: DeviceMatrix) -> Result<(), HopperError> {
-        check(from, to, self.input_shape().1, self.k)?;
-        match &self.how {
-            How::Transpose(kernel) => {
-                let arguments = Arguments {
-                    input: from.pointer,
-                    codes: to.pointer,
-                    scales: 0,
-                    input_stride: from.stride as u64,
-                    codes_stride: to.stride as u64,
-                    scales_stride: 0,
-                    // `check_sizes` has seen that they fit.
-                    rows: self.rows as u32,
-                    k: self.k as u32,
-                    aligned: u32::from(from.pointer.is_multiple_of(16) && from.stride.is_multiple_of(16)),
-                };
-                // SAFETY: the caller's promise.
-                unsafe { kernel.launch(stream, &arguments) }
-            }
-            How::Copy(context) => {
-                // SAFETY: the caller's promise.
-                unsafe { self.copy(context, stream, from, to) }
-            }
-        }
-    }
-
-    /// # Safety
-    /// As [`launch`](Self::launch).
-    unsafe fn copy(
-        &self,
-        context: &CudaContext,
-        stream: &CudaStream,
-        from: DeviceMatrix,
-        to: DeviceMatrix,
-    ) -> Result<(), HopperError> {
-        same_context("the stream", stream.context(), context)?;
-        for (argument, matrix) in [("input", from), ("codes", to)] {
-            if matrix.stride > LONGEST_PITCH {
-                let rule = format!("CUDA copies rows that are at most {LONGEST_PITCH} bytes apart");
-                return Err(HopperError::Stride { argument, value: matrix.stride, rule });
-            }
-        }
-        if self.rows == 0 || self.k == 0 {
-            return Ok(());
-        }
-        bind(context)?;
-        let copy = sys::CUDA_MEMCPY2D {
-            srcXInBytes: 0,
-            srcY: 0,
-            srcMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_DEVICE,
-            srcHost: std::ptr::null(),
-            srcDevice: from.pointer,
-            srcArray: std::ptr::null_mut(),
-            srcPitch: from.stride,
-            dstXInBytes: 0,
-            dstY: 0,
-            dstMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_DEVICE,
-            dstHost: std::ptr::null_mut(),
-            dstDevice: to.pointer,
-            dstArray: std::ptr::null_mut(),
-            dstPitch: to.stride,
-            WidthInBytes: self.k,
-            Height: self.rows,
+        let (rows, k) = self.to;
+        check(from, to, self.from.1, k)?;
+        let arguments = Arguments {
+            input: from.pointer,
+            codes: to.pointer,
+            scales: 0,
+            input_stride: from.stride as u64,
+            codes_stride: to.stride as u64,
+            scales_stride: 0,
+            // `check_sizes` has seen that they fit.
+            rows: rows as u32,
+            k: k as u32,
+            aligned: u32::from(from.pointer.is_multiple_of(16) && from.stride.is_multiple_of(16)),
         };
-        // SAFETY: the driver copies the description before it returns; both matrices are as the
-        // caller promised.
-        unsafe { sys::cuMemcpy2DAsync_v2(&raw const copy, stream.cu_stream()) }
-            .result()
-            .map_err(HopperError::cuda("cuMemcpy2DAsync"))
+        // SAFETY: the caller's promise.
+        unsafe { self.kernel.launch(stream, &arguments) }
     }
 }
 

@@ -92,5 +92,5 @@ pub(crate) fn note(what: impl Display) {
 
 /// What was tried, or a compiler's log, has lines of its own.
 fn one_line(error: &JitError) -> String {
-    error.to_string().lines().map(str::trim).collect::<Vec<_>>().join("; ")
+    error.to_string().lines().map(str::trim).collect::<Vec<_>>().join("; ").replace(":; ", ": ")
 }

@@ -12,7 +12,22 @@ constexpr u32 LINES = INPUT == INPUT_FP8 ? 4 : 8;   // lines of a thread
 constexpr u32 WARPS = THREADS / 32;
 static_assert(THREADS == LANES * BLOCK / LINES && THREADS >= BLOCK);
 
-DEVICE u32 permute(u32 a, u32 b, u32 selector) { return __byte_perm(a, b, selector); }
+// The one factor of a square, from what each thread has seen; stores its scale.
+DEVICE float factor_of_square(const u32 (&largest)[4], const Arguments& arguments, u64 at) {
+    __shared__ u32 of_warp[WARPS];
+    u32 all = larger<INPUT>(larger<INPUT>(largest[0], largest[1]), larger<INPUT>(largest[2], largest[3]));
+#pragma unroll
+    for (u32 other = 16; other > 0; other /= 2) {
+        all = larger<INPUT>(all, __shfl_xor_sync(0xFFFFFFFF, all, other));
+    }
+    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = all;
+    __syncthreads();
+#pragma unroll
+    for (u32 i = 0; i < WARPS; ++i) all = larger<INPUT>(all, of_warp[i]);
+    const Scale scale = scale_of<CODES, POW2>(largest_of_word<INPUT>(all));
+    if (threadIdx.x == 0) arguments.scales[at] = scale.stored;
+    return scale.factor;
+}
 
 extern "C" __global__ void __launch_bounds__(THREADS) fp8gemm_transpose(const Arguments arguments) {
     // Pieces of 16 codes: 128 rows of 8.
@@ -46,65 +61,54 @@ extern "C" __global__ void __launch_bounds__(THREADS) fp8gemm_transpose(const Ar
 #pragma unroll
         for (u32 c = 0; c < 4; ++c) {
             const u32 a = v[0].word[c], b = v[1].word[c], d = v[2].word[c], e = v[3].word[c];
-            const u32 ab = permute(a, b, 0x5140), de = permute(d, e, 0x5140);
-            put(4 * c + 0, 0, permute(ab, de, 0x5410));
-            put(4 * c + 1, 0, permute(ab, de, 0x7632));
-            const u32 ab_high = permute(a, b, 0x7362), de_high = permute(d, e, 0x7362);
-            put(4 * c + 2, 0, permute(ab_high, de_high, 0x5410));
-            put(4 * c + 3, 0, permute(ab_high, de_high, 0x7632));
+            const u32 ab = __byte_perm(a, b, 0x5140), de = __byte_perm(d, e, 0x5140);
+            put(4 * c + 0, 0, __byte_perm(ab, de, 0x5410));
+            put(4 * c + 1, 0, __byte_perm(ab, de, 0x7632));
+            const u32 ab_high = __byte_perm(a, b, 0x7362), de_high = __byte_perm(d, e, 0x7362);
+            put(4 * c + 2, 0, __byte_perm(ab_high, de_high, 0x5410));
+            put(4 * c + 3, 0, __byte_perm(ab_high, de_high, 0x7632));
         }
     } else {
-        // Magnitudes of the thread's rows (two to a word where elements have 16 bits), over its
-        // lines, then over the lines of the warp, then over the warps.
-        __shared__ u32 of_warp[WARPS][LANES * 4];
-        __shared__ float factors[BLOCK];
+        // Magnitudes of the thread's rows (two to a word where elements have 16 bits) over its lines.
         u32 largest[4];
 #pragma unroll
         for (u32 w = 0; w < 4; ++w) {
             largest[w] = magnitudes<INPUT>(v[0].word[w]);
 #pragma unroll
             for (u32 i = 1; i < LINES; ++i) largest[w] = larger<INPUT>(largest[w], magnitudes<INPUT>(v[i].word[w]));
-#pragma unroll
-            for (u32 other = 16; other >= LANES; other /= 2) {
-                largest[w] = larger<INPUT>(largest[w], __shfl_xor_sync(0xFFFFFFFF, largest[w], other));
-            }
-            if (threadIdx.x % 32 < LANES) of_warp[threadIdx.x / 32][vector * 4 + w] = largest[w];
         }
-        __syncthreads();
-        if (threadIdx.x < BLOCK) {
-            constexpr u32 PER_WORD = 4 / SIZE;
-            const u32 word = threadIdx.x / PER_WORD;
-            u32 all = of_warp[0][word];
+        __shared__ float factors[BLOCK];
+        float square = 0;
+        if constexpr (SQUARES) {
+            square = factor_of_square(largest, arguments, first_row / BLOCK * arguments.scales_stride + block);
+        } else {
+            // Over the lines of the warp, then over the warps.
+            __shared__ u32 of_warp[WARPS][LANES * 4];
 #pragma unroll
-            for (u32 i = 1; i < WARPS; ++i) all = larger<INPUT>(all, of_warp[i][word]);
-            if constexpr (SQUARES) {
-                // `of_warp` is free once all of these threads have read it.
-                asm volatile("bar.sync 1, %0;" ::"n"(BLOCK) : "memory");
+            for (u32 w = 0; w < 4; ++w) {
 #pragma unroll
-                for (u32 other = 16; other > 0; other /= 2) {
-                    all = larger<INPUT>(all, __shfl_xor_sync(0xFFFFFFFF, all, other));
+                for (u32 other = 16; other >= LANES; other /= 2) {
+                    largest[w] = larger<INPUT>(largest[w], __shfl_xor_sync(0xFFFFFFFF, largest[w], other));
                 }
-                if (threadIdx.x % 32 == 0) of_warp[0][threadIdx.x / 32] = all;
-                asm volatile("bar.sync 1, %0;" ::"n"(BLOCK) : "memory");
+                if (threadIdx.x % 32 < LANES) of_warp[threadIdx.x / 32][vector * 4 + w] = largest[w];
+            }
+            __syncthreads();
+            if (threadIdx.x < BLOCK) {
+                constexpr u32 PER_WORD = 4 / SIZE;
+                const u32 word = threadIdx.x / PER_WORD;
+                u32 all = of_warp[0][word];
 #pragma unroll
-                for (u32 i = 0; i < BLOCK / 32; ++i) all = larger<INPUT>(all, of_warp[0][i]);
-                const Scale scale = scale_of<CODES, POW2>(largest_of_word<INPUT>(all));
-                factors[threadIdx.x] = scale.factor;
-                if (threadIdx.x == 0) {
-                    arguments.scales[first_row / BLOCK * arguments.scales_stride + block] = scale.stored;
-                }
-            } else {
-                const float amax = widen<INPUT>(all, threadIdx.x % PER_WORD);
-                const Scale scale = scale_of<CODES, POW2>(amax);
+                for (u32 i = 1; i < WARPS; ++i) all = larger<INPUT>(all, of_warp[i][word]);
+                const Scale scale = scale_of<CODES, POW2>(widen<INPUT>(all, threadIdx.x % PER_WORD));
                 factors[threadIdx.x] = scale.factor;
                 const u32 at = first_row + threadIdx.x;
                 if (at < rows) arguments.scales[block * arguments.scales_stride + at] = scale.stored;
             }
+            __syncthreads();
         }
-        __syncthreads();
 #pragma unroll
         for (u32 r = 0; r < VECTOR; ++r) {
-            const float factor = factors[vector * VECTOR + r];
+            const float factor = SQUARES ? square : factors[vector * VECTOR + r];
 #pragma unroll
             for (u32 w = 0; w < LINES / 4; ++w) {
                 float x[4];

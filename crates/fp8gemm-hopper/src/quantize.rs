@@ -296,6 +296,14 @@ mod tests {
         }
     }
 
+    /// Breaks if plans cannot be shared between threads any more.
+    #[test]
+    fn plans_are_send_and_sync() {
+        fn is<T: Send + Sync>() {}
+        is::<QuantizePlan>();
+        is::<crate::RelayoutPlan>();
+    }
+
     /// Breaks if a recipe or layout without a kernel is computed as another one, or a size beyond
     /// what the kernel counts is launched.
     #[test]

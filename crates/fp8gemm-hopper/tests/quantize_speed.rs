@@ -18,7 +18,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 /// Runs in each regime; the median counts.
 const RUNS: usize = 15;
 
-/// Device memory for the largest case, random bf16 of magnitudes 0.25 to 2.
+/// Device memory for the largest case, random bf16 of magnitudes 0.125 to 2.
 struct Arena {
     stream: Arc<CudaStream>,
     memory: CudaSlice<u8>,

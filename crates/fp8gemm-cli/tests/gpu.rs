@@ -251,8 +251,10 @@ fn what_has_no_kernel() {
     ];
     save(&folder.join("in.safetensors"), &blocks, &[("scale_layout.a", "1x32"), ("scale_layout.b", "1x32")]);
     let gemm = |flags: &[&str]| fp8gemm(folder, &[&GEMM[..], &["-o", "d.safetensors"], flags].concat());
-    let refused = gemm(&["--engine", "hopper", "--policy", "promote32"]);
-    refused.refused(2, &["engine hopper", "row, tensor, 1x128 or 128x128"]);
+    // The policy that is legal for these scales is taken, with a note before the error.
+    let refused = gemm(&["--engine", "hopper"]);
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("row, tensor, 1x128 or 128x128"), "{}", refused.stderr);
     let twin = gemm(&["--engine", "auto", "--policy", "promote32", "--json"]);
     assert_eq!(twin.json(0)["engine"], "twin");
     assert!(twin.stderr.starts_with("note: engine auto takes the CPU twin: no kernel computes"), "{}", twin.stderr);
@@ -292,7 +294,12 @@ fn a_cache_stands_in_for_nvrtc() {
     assert_eq!(twin.json(0)["engine"], "twin");
     assert!(twin.stderr.starts_with("note: engine auto takes the CPU twin: "), "{}", twin.stderr);
     assert_eq!(twin.stderr.lines().count(), 1, "{}", twin.stderr);
-    for (variables, origin) in [(&[][..], "compiled"), (&[], "cached"), (&absent, "cached")] {
+    let entries = folder.path().join("cubin");
+    for (variables, origin) in [(&[][..], "compiled"), (&[], "cached"), (&absent, "cached"), (&[], "compiled")] {
+        // NVRTC has a cache of its own, which must not get in the way.
+        if origin == "compiled" && entries.exists() {
+            fs::remove_dir_all(&entries).unwrap();
+        }
         let json = run("hopper", variables).json(0);
         assert_eq!(json["engine"], "hopper");
         assert_eq!(json["policies"][0]["gpu"]["kernel"], origin, "{json:#}");

@@ -141,11 +141,12 @@ pub(super) fn rule_against_policy(policy: Policy) -> Option<String> {
     rule_against(&Problem { m: 1, n: 1, k: 1, a, b, c, d, policy, epilogue })
 }
 
-/// Whether the machine lacks something that the twin does without.
+/// Whether the machine lacks something that the twin does without: memory, or an NVRTC that compiles
+/// the kernel.
 pub(super) fn is_lack(error: &HopperError) -> bool {
     matches!(
         error,
-        HopperError::Jit(JitError::NvrtcNotFound { .. })
+        HopperError::Jit(_)
             | HopperError::Cuda { code: OUT_OF_MEMORY, .. }
             | HopperError::TooLarge { .. }
             | HopperError::Unsupported { .. }

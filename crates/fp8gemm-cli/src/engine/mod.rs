@@ -137,8 +137,8 @@ impl Engines {
     /// Computes D, on the GPU where [`gpu_takes`](Self::gpu_takes) says so.
     ///
     /// # Errors
-    /// [`CliError::Missing`] where the GPU fails; under engine auto a lack of NVRTC or of memory is a
-    /// note, and the twin computes from then on.
+    /// [`CliError::Missing`] where the GPU fails; under engine auto a lack of memory, or of an NVRTC
+    /// that compiles the kernel, is a note, and the twin computes from then on.
     pub(crate) fn compute(&self, task: &Task<'_>) -> Result<Computed, CliError> {
         let Some(hopper) = self.hopper.as_ref().filter(|_| self.gpu_takes(&task.problem())) else {
             return twin(task, &task.policy.to_string());

@@ -29,6 +29,11 @@ pub const BASE_OPTIONS: [&str; 4] =
 /// The oldest NVRTC whose ptxas knows `sm_90a`.
 const OLDEST: (u32, u32) = (12, 0);
 
+/// The first NVRTC with a cache of its own, which it uses where there is a driver. What comes from
+/// there has no log of ptxas (seen with 13.0.88), and a kernel without its report is not run; this
+/// crate has its own cache.
+const CACHING: (u32, u32) = (12, 9);
+
 /// A loaded NVRTC.
 ///
 /// `Send` and `Sync`: NVRTC's functions may be called from several threads. They take turns
@@ -164,8 +169,9 @@ impl Nvrtc {
     pub fn compile<O: AsRef<str>>(&self, source: &str, name: &str, options: &[O]) -> Result<Compiled, JitError> {
         let source = c_string("source", source)?;
         let c_name = c_string("name", name)?;
-        let c_options: Vec<_> =
-            options.iter().map(|option| c_string("option", option.as_ref())).collect::<Result<_, _>>()?;
+        let no_cache = (self.version >= CACHING).then_some("--no-cache");
+        let options_and_own = options.iter().map(AsRef::as_ref).chain(no_cache);
+        let c_options: Vec<_> = options_and_own.map(|option| c_string("option", option)).collect::<Result<_, _>>()?;
         let begin = Instant::now();
         let program = self.library.program(&source, &c_name)?;
         let result = program.compile(&c_options);

@@ -10,6 +10,13 @@ use crate::nvml::GpuState;
 use crate::shapes::{DEEPGEMM, RULER};
 use crate::stats::{Times, geometric_mean};
 
+/// Our kernel's name in reports.
+pub(crate) const OURS: &str = "ours";
+/// cuBLASLt with one scale for each operand: the ruler of the recorded lists.
+pub(crate) const TENSOR: &str = RULER;
+/// cuBLASLt with the problem's block scales.
+pub(crate) const BLOCK: &str = "cublaslt_block";
+
 /// Where and how it was measured.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Machine {
@@ -30,8 +37,8 @@ pub struct Machine {
 /// One rival on one problem.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Entry {
-    /// `ours`, `cublaslt_tensor`, `cublaslt_block`; `cublaslt_tensor_first` is the algorithm that the
-    /// heuristic names first, where another one was faster.
+    /// `ours`, `cublaslt_tensor`, `cublaslt_block`; with `_first`, the algorithm that the heuristic names
+    /// first, where another one was faster.
     pub name: String,
     /// Configuration or algorithm.
     pub detail: String,
@@ -39,6 +46,8 @@ pub struct Entry {
     pub host: Option<Times>,
     /// After a flush of the L2 cache.
     pub cold: Option<Times>,
+    /// Median over the rounds of its cold time over ours in the same round.
+    pub ratio: Option<f64>,
     /// Back to back.
     pub sustained: Option<Sustained>,
     /// In a CUDA graph of launches with different weights, for each kernel.
@@ -114,16 +123,14 @@ impl Row {
         Some(now / self.recorded.get(RULER)?)
     }
 
-    /// Ratios of times over ours, by name; above 1 we are faster. Measured in this process:
-    /// `cublaslt_tensor`, `cublaslt_block`. Against recorded times: `<name>_recorded`. And
-    /// `deepgemm_scaled`: the recorded time, times [`drift`](Self::drift), over ours. Of mean cold
-    /// times, as the recorded ones are.
+    /// Ratios of cold times over ours, by name; above 1 we are faster. Measured in this process:
+    /// `cublaslt_tensor`, `cublaslt_block`, medians over the rounds. Against recorded times, which are
+    /// means, so that ours is the mean too: `<name>_recorded`, and `deepgemm_scaled`, which is the
+    /// recorded time times [`drift`](Self::drift) over ours.
     pub fn ratios(&self) -> BTreeMap<String, f64> {
         let mut ratios = BTreeMap::new();
-        let Some(ours) = self.cold("ours") else { return ratios };
-        for entry in self.entries.iter().filter(|entry| entry.name != "ours") {
-            ratios.extend(self.cold(&entry.name).map(|time| (entry.name.clone(), time / ours)));
-        }
+        let Some(ours) = self.cold(OURS) else { return ratios };
+        ratios.extend(self.entries.iter().filter_map(|entry| Some((entry.name.clone(), entry.ratio?))));
         ratios.extend(self.recorded.iter().map(|(name, time)| (format!("{name}_recorded"), time / ours)));
         if let (Some(time), Some(drift)) = (self.recorded.get(DEEPGEMM), self.drift()) {
             ratios.insert(format!("{DEEPGEMM}_scaled"), time * drift / ours);
@@ -221,6 +228,7 @@ mod tests {
 
     fn row(ours: f64, tensor: f64, first: Option<f64>) -> Row {
         let entry = |name: &str, time: f64| Entry {
+            ratio: (name != OURS).then_some(time / ours),
             name: name.to_owned(),
             detail: String::new(),
             host: None,

@@ -6,17 +6,18 @@ use std::sync::Arc;
 use cudarc::driver::CudaStream;
 use fp8gemm_hopper::{Gpu, Plan};
 use fp8gemm_jit::Compiler;
-use fp8gemm_problem::{Problem, ScaleLayout};
+use fp8gemm_problem::Problem;
+use fp8gemm_problem::ScaleLayout::{Block1x128, Block128x128, Tensor};
 
 use crate::cold::{Timer, wait};
 use crate::cublaslt::CublasLt;
 use crate::inputs::{Operand, Pattern};
 use crate::memory::Buffer;
 use crate::nvml::{Monitor, Readings};
-use crate::report::{Entry, Machine, Row};
+use crate::report::{BLOCK, Entry, Machine, OURS, Row, TENSOR};
 use crate::shapes::Shape;
 use crate::stats::Times;
-use crate::subject::{Subject, block_buffers, initial_d, tensor_buffers};
+use crate::subject::{Buffers, Subject, block_buffers, initial_d, l2_bytes, tensor_buffers};
 use crate::{BenchError, check, configuration, graph, sustained};
 
 /// What is measured and how.
@@ -87,6 +88,7 @@ pub struct Session {
     // Dropped from first to last: the library frees its workspace before the stream goes.
     cublaslt: Result<CublasLt, String>,
     flush: Buffer,
+    scratch: Buffer,
     timer: Timer,
     monitor: Result<Monitor, String>,
     stream: Arc<CudaStream>,
@@ -120,8 +122,9 @@ impl Session {
         };
         let monitor = Monitor::open(gpu.context()).map_err(|error| error.to_string());
         let flush = Buffer::filled(&stream, if options.cold { options.flush_bytes } else { 1 }, 0)?;
+        let scratch = Buffer::filled(&stream, 4 * l2_bytes(gpu.context()), 0)?;
         wait(&stream)?;
-        Ok(Self { cublaslt, flush, timer, monitor, stream, gpu, compiler, options })
+        Ok(Self { cublaslt, flush, scratch, timer, monitor, stream, gpu, compiler, options })
     }
 
     /// What was found.
@@ -154,6 +157,7 @@ impl Session {
 
         let d = Arc::new(initial_d(stream, problem, &pattern)?);
         let ours = Subject::ours(stream, plan, operands, Arc::clone(&d))?;
+        let ours_buffers = ours.buffers().clone();
         ours.launch(0, stream)?;
         wait(stream)?;
         let checked_rows = match self.options.check {
@@ -164,57 +168,63 @@ impl Session {
         let mut subjects = vec![ours];
         let mut refused = BTreeMap::new();
         if let Ok(library) = &self.cublaslt {
-            let tensor = tensor_buffers(stream, problem, operands)?;
-            let layouts = [ScaleLayout::Tensor; 2];
-            match Subject::cublaslt("cublaslt_tensor", stream, library, problem, tensor, layouts) {
-                Ok((fastest, first)) => {
-                    subjects.push(fastest);
-                    subjects.extend(first.map(|first| first.named("cublaslt_tensor_first")));
-                }
-                Err(error) => drop(refused.insert("cublaslt_tensor".to_owned(), error.to_string())),
-            }
+            let tools = (stream, library, &self.scratch);
+            let mut join = |names: [&'static str; 2], buffers: &Buffers, layouts| match Subject::cublaslt(
+                names, tools, problem, buffers, layouts,
+            ) {
+                Ok(found) => subjects.extend(found),
+                Err(error) => drop(refused.insert(names[0].to_owned(), error.to_string())),
+            };
             let layouts = [problem.a.scales, problem.b.scales];
-            if layouts.iter().all(|layout| matches!(layout, ScaleLayout::Block1x128 | ScaleLayout::Block128x128)) {
-                let block = block_buffers(stream, problem, subjects[0].buffers(), operands)?;
-                match Subject::cublaslt("cublaslt_block", stream, library, problem, block, layouts) {
-                    Ok((fastest, _)) => subjects.push(fastest),
-                    Err(error) => drop(refused.insert("cublaslt_block".to_owned(), error.to_string())),
-                }
+            let block = if layouts.iter().all(|layout| matches!(layout, Block1x128 | Block128x128)) {
+                Some(block_buffers(stream, problem, &ours_buffers, operands)?)
+            } else {
+                None
+            };
+            join([TENSOR, "cublaslt_tensor_first"], &tensor_buffers(stream, problem, operands)?, [Tensor; 2]);
+            if let Some(block) = block {
+                join([BLOCK, "cublaslt_block_first"], &block, layouts);
             }
         }
-        self.time(shape, &subjects, checked_rows, refused)
+        self.time(shape, subjects, checked_rows, refused)
     }
 
     fn time(
         &self,
         shape: &Shape,
-        subjects: &[Subject<'_>],
+        subjects: Vec<Subject<'_>>,
         checked_rows: Option<usize>,
         refused: BTreeMap<String, String>,
     ) -> Result<Row, BenchError> {
         let (stream, options, monitor) = (&self.stream, &self.options, self.monitor.as_ref().ok());
-        let mut entries = Vec::with_capacity(subjects.len());
+        let mut pairs = Vec::with_capacity(subjects.len());
         for subject in subjects {
-            entries.push(Entry {
+            let entry = Entry {
                 name: subject.name.to_owned(),
                 detail: subject.detail.clone(),
-                host: Timer::host(stream, subject)?,
+                host: Timer::host(stream, &subject)?,
                 cold: None,
+                ratio: None,
                 sustained: None,
                 graph: None,
                 graph_overlapped: None,
-            });
+            };
+            pairs.push((subject, entry));
         }
         let mut readings = Readings::default();
         if options.cold {
-            let all: Vec<_> = subjects.iter().collect();
+            let all: Vec<_> = pairs.iter().map(|(subject, _)| subject).collect();
             let times = self.timer.cold(stream, &all, &self.flush, options.repeat, monitor, &mut readings)?;
-            for (entry, times) in entries.iter_mut().zip(times) {
+            let ours = times.first().cloned().unwrap_or_default();
+            for ((_, entry), times) in pairs.iter_mut().zip(times) {
                 entry.cold = Times::of(&times);
+                let ratios: Vec<_> = times.iter().zip(&ours).map(|(time, ours)| time / ours).collect();
+                entry.ratio = Times::of(&ratios).map(|ratios| ratios.median).filter(|_| entry.name != OURS);
             }
+            drop_slower(&mut pairs);
         }
-        // The heuristic's first algorithm is there for the cold ruler only.
-        for (entry, subject) in entries.iter_mut().zip(subjects).filter(|(entry, _)| !entry.name.ends_with("_first")) {
+        // The heuristic's first algorithm is there for the cold regime only.
+        for (subject, entry) in pairs.iter_mut().filter(|(_, entry)| !entry.name.ends_with("_first")) {
             if options.sustained {
                 entry.sustained = Some(sustained::run(stream, subject, options.seconds, monitor)?);
             }
@@ -222,6 +232,7 @@ impl Session {
                 (entry.graph, entry.graph_overlapped) = graph::run(stream, subject, options.repeat)?;
             }
         }
+        let entries = pairs.into_iter().map(|(_, entry)| entry).collect();
         Ok(Row {
             problem: shape.problem,
             checked_rows,
@@ -238,5 +249,57 @@ impl Session {
         };
         let config = configuration::find(text, problem, self.gpu.sms())?;
         Ok(Plan::with_config(&self.gpu, &self.compiler, problem, config)?)
+    }
+}
+
+/// Where the cold runs show that the heuristic's first algorithm is as fast as the one that the trial
+/// found, the first is the rival, and the other is forgotten.
+fn drop_slower<T>(pairs: &mut Vec<(T, Entry)>) {
+    let median = |entry: &Entry| entry.cold.map_or(f64::INFINITY, |times| times.median);
+    for name in [TENSOR, BLOCK] {
+        let place = |pairs: &[(T, Entry)], name: &str| pairs.iter().position(|(_, entry)| entry.name == name);
+        let (Some(found), Some(first)) = (place(pairs, name), place(pairs, &format!("{name}_first"))) else { continue };
+        if median(&pairs[first].1) <= median(&pairs[found].1) {
+            pairs[first].1.name = name.to_owned();
+            pairs.remove(found);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Breaks if the slower of a rival's algorithms is what we are compared with, or the ruler is not
+    /// the heuristic's first any more.
+    #[test]
+    fn the_faster_algorithm_is_the_rival() {
+        let entry = |name: &str, us: f64| {
+            let cold = Times::of(&[us]);
+            let (host, ratio, sustained, graph, graph_overlapped) = (None, None, None, None, None);
+            (
+                (),
+                Entry {
+                    name: name.to_owned(),
+                    detail: String::new(),
+                    host,
+                    cold,
+                    ratio,
+                    sustained,
+                    graph,
+                    graph_overlapped,
+                },
+            )
+        };
+        let mut pairs = vec![
+            entry(OURS, 3.0),
+            entry(TENSOR, 2.0),
+            entry("cublaslt_tensor_first", 1.0),
+            entry(BLOCK, 4.0),
+            entry("cublaslt_block_first", 5.0),
+        ];
+        drop_slower(&mut pairs);
+        let left: Vec<_> = pairs.iter().map(|(_, e)| (e.name.as_str(), e.cold.unwrap().median)).collect();
+        assert_eq!(left, [(OURS, 3.0), (TENSOR, 1.0), (BLOCK, 4.0), ("cublaslt_block_first", 5.0)]);
     }
 }

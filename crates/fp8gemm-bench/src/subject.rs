@@ -97,15 +97,15 @@ impl<'a> Subject<'a> {
         Self { name: "ours", detail, maker, sets: Vec::new() }.with_sets(vec![buffers])
     }
 
-    /// cuBLASLt with the fastest of its algorithms, and its heuristic's first where that is another.
+    /// cuBLASLt with the fastest of its algorithms, named `name`, and with the first that its heuristic
+    /// names, where that is another, named `name_first`. `flush` is set before each trial run.
     pub(crate) fn cublaslt(
-        name: &'static str,
-        stream: &Arc<CudaStream>,
-        library: &'a CublasLt,
+        [name, name_first]: [&'static str; 2],
+        (stream, library, flush): (&Arc<CudaStream>, &'a CublasLt, &Buffer),
         problem: &Problem,
-        buffers: Buffers,
+        buffers: &Buffers,
         layouts: [ScaleLayout; 2],
-    ) -> Result<(Self, Option<Self>), BenchError> {
+    ) -> Result<Vec<Self>, BenchError> {
         let operand = |ty, rows, codes: &Buffer, scales: &Buffer, layout| LtOperand {
             ty,
             rows,
@@ -130,7 +130,7 @@ impl<'a> Subject<'a> {
             let subject = Self { name, detail, maker, sets: Vec::new() }.with_sets(vec![buffers.clone()])?;
             // An algorithm that the heuristic names may still refuse.
             if subject.launch(0, stream).is_ok() {
-                found.push((Timer::quick(stream, &subject)?, subject));
+                found.push((Timer::rank(stream, &subject, flush)?, subject));
             }
         }
         let refused =
@@ -138,15 +138,10 @@ impl<'a> Subject<'a> {
         let best = found.iter().enumerate().min_by(|(_, x), (_, y)| x.0.total_cmp(&y.0));
         let best = best.map(|(index, _)| index).ok_or_else(refused)?;
         let mut found: Vec<_> = found.into_iter().map(|(_, subject)| subject).collect();
-        let chosen = found.swap_remove(best);
+        let fastest = found.swap_remove(best);
         // `swap_remove` leaves the first where it was unless it was taken.
-        let first = (best != 0).then(|| found.swap_remove(0));
-        Ok((chosen, first))
-    }
-
-    /// The same under another name.
-    pub(crate) fn named(self, name: &'static str) -> Self {
-        Self { name, ..self }
+        let first = (best != 0).then(|| Self { name: name_first, ..found.swap_remove(0) });
+        Ok(std::iter::once(fastest).chain(first).collect())
     }
 
     /// The same with other buffers.

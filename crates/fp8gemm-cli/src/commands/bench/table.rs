@@ -14,7 +14,7 @@ pub(crate) fn head(machine: &Machine, options: &Options) -> Result<(), CliError>
     text += &format!("timer: {}\nrival: {}\nclocks: {}\n", machine.timer, machine.cublaslt, machine.monitor);
     if options.cold {
         text += &format!(
-            "cold: {} runs, {:.1} GB set before each; us: mean; host: us that a launch keeps the host busy; x: the other's time over ours; \
+            "cold: {} runs, {:.1} GB set before each; us: mean; host: us that a launch keeps the host busy; x: the other's time over ours, median of rounds; \
              recorded DeepGEMM, as recorded and scaled by cuBLASLt per-tensor now over then\n\n",
             options.repeat,
             options.flush_bytes as f64 / 1e9

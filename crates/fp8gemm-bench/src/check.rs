@@ -1,9 +1,6 @@
 //! Whether a kernel computed what the twin computes, before it gets a time: some rows of D, all
 //! columns, every bit.
 
-use std::sync::Arc;
-
-use cudarc::driver::CudaStream;
 use fp8gemm_problem::{OutputType, Problem};
 use fp8gemm_sim::{Gemm, Matrix};
 use half::{bf16, f16};
@@ -13,7 +10,6 @@ use rand::{Rng, SeedableRng};
 
 use crate::BenchError;
 use crate::inputs::{Operand, Pattern};
-use crate::memory::Buffer;
 use crate::subject::stride_of_d;
 
 /// Multiply-adds that the twin is asked for: a second or so of a few cores.
@@ -21,23 +17,23 @@ const MACS: usize = 1 << 31;
 /// Rows at most.
 const ROWS: usize = 16;
 
-/// Compares rows of `d`, which one launch on `initial_d` has written, and returns how many.
+/// Compares rows of D, which one launch on `initial_d` has written, and returns how many. `fetch` gives
+/// the N elements of a row as they lie in memory.
 ///
 /// # Errors
-/// [`BenchError::WrongBits`], [`BenchError::Sim`], [`BenchError::Cuda`].
+/// [`BenchError::WrongBits`], [`BenchError::Sim`], those of `fetch`.
 pub(crate) fn compare(
-    stream: &Arc<CudaStream>,
     problem: &Problem,
     configuration: &str,
     [a, b]: [&Operand; 2],
     pattern: &Pattern,
-    d: &Buffer,
+    fetch: impl Fn(usize) -> Result<Vec<u8>, BenchError>,
 ) -> Result<usize, BenchError> {
-    let (size, stride) = (problem.d.size(), stride_of_d(problem));
+    let stride = stride_of_d(problem);
     let rows = sample(problem);
-    let mut stored = Vec::with_capacity(rows.len() * problem.n * size);
+    let mut stored = Vec::with_capacity(rows.len() * problem.n * problem.d.size());
     for row in &rows {
-        stored.extend(d.download(stream, row * stride * size, problem.n * size)?);
+        stored.extend(fetch(*row)?);
     }
     let found = decode(problem.d, &stored, (rows.len(), problem.n));
 
@@ -120,6 +116,44 @@ mod tests {
         for ty in OutputType::ALL {
             let expected = Matrix::from_f32(Array2::from_shape_vec((2, 3), values.to_vec()).unwrap(), ty);
             assert!(decode(ty, &encode(ty, &values), (2, 3)).view().bits_equal(&expected.view()));
+        }
+    }
+
+    /// Breaks if a wrong bit goes unnoticed, or is reported elsewhere than it is: every row of D is the
+    /// twin's but for one element.
+    #[test]
+    fn one_wrong_bit_is_found() {
+        use fp8gemm_problem::ScaleLayout::{Block1x128, Block128x128};
+        for (d, c) in [("bf16", ""), ("f32", " c=f32 beta=1"), ("f16", " c=f16 beta=0.5")] {
+            let text = format!("9x20x256 a=e4m3:1x128 b=e4m3:128x128 d={d}{c}");
+            let problem: Problem = text.parse().unwrap();
+            assert_eq!((problem.a.scales, problem.b.scales), (Block1x128, Block128x128));
+            let a = Operand::random(problem.a, problem.m, problem.k, 1).unwrap();
+            let b = Operand::random(problem.b, problem.n, problem.k, 2).unwrap();
+            let pattern = Pattern::random(3);
+            let stride = stride_of_d(&problem);
+            let c = Array2::from_shape_fn((9, 20), |(i, j)| pattern.at(i * stride + j));
+            let c = Matrix::from_f32(c, problem.d);
+            let mut gemm = Gemm::new(a.scaled.view(), b.scaled.view()).output(problem.d).epilogue(problem.epilogue);
+            if problem.epilogue.reads_c() {
+                gemm = gemm.c(c.view());
+            }
+            let twin = gemm.run().unwrap();
+            let size = problem.d.size();
+            let row = |i: usize| -> Vec<u8> {
+                (0..20).flat_map(|j| twin.view().bits(i, j).to_le_bytes()[..size].to_vec()).collect()
+            };
+            let check = |fetch: &dyn Fn(usize) -> Vec<u8>| compare(&problem, "k", [&a, &b], &pattern, |i| Ok(fetch(i)));
+            assert_eq!(check(&row).unwrap(), 9);
+            let flipped = |i: usize| {
+                let mut bytes = row(i);
+                bytes[13 * size] ^= u8::from(i == 8);
+                bytes
+            };
+            let error = check(&flipped).unwrap_err();
+            let at_its_place =
+                matches!(error, BenchError::WrongBits { row: 8, column: 13, different: 1, compared: 180, .. });
+            assert!(at_its_place, "{error}");
         }
     }
 

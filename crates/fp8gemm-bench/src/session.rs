@@ -17,7 +17,7 @@ use crate::nvml::{Monitor, Readings};
 use crate::report::{BLOCK, Entry, Machine, OURS, Row, TENSOR};
 use crate::shapes::Shape;
 use crate::stats::Times;
-use crate::subject::{Buffers, Subject, block_buffers, initial_d, l2_bytes, tensor_buffers};
+use crate::subject::{Buffers, Subject, block_buffers, initial_d, l2_bytes, stride_of_d, tensor_buffers};
 use crate::{BenchError, check, configuration, graph, sustained};
 
 /// What is measured and how.
@@ -160,9 +160,12 @@ impl Session {
         let ours_buffers = ours.buffers().clone();
         ours.launch(0, stream)?;
         wait(stream)?;
-        let checked_rows = match self.options.check {
-            true => Some(check::compare(stream, problem, &ours.detail, operands, &pattern, &d)?),
-            false => None,
+        let checked_rows = if self.options.check {
+            let size = problem.d.size();
+            let row = |row| d.download(stream, row * stride_of_d(problem) * size, problem.n * size);
+            Some(check::compare(problem, &ours.detail, operands, &pattern, row)?)
+        } else {
+            None
         };
 
         let mut subjects = vec![ours];

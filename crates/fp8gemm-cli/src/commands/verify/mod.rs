@@ -1,5 +1,6 @@
 //! `fp8gemm verify`: recompute a recorded D and say which policies give its bits.
 
+mod difference;
 mod policies;
 mod report;
 mod search;

@@ -13,7 +13,8 @@ use fp8gemm::sim::tensor_core::{InputFormat, Operand, TensorCore};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::report::{ElementReport, metadata_rows};
+use super::difference::ElementReport;
+use super::report::metadata_rows;
 use crate::commands::{DIFFERENT, SUCCESS, bad, good, print};
 use crate::error::{CliError, InFile};
 use crate::files::{FileError, StoredType, TensorFault, TensorFile, TensorView};

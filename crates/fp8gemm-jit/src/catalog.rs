@@ -124,8 +124,20 @@ pub fn cover() -> Vec<KernelConfig> {
 /// that a new one does not compile before it has a place here. `max_k_blocks` shows in the stages
 /// for which it leaves room; beyond that it is an offset.
 fn axes(config: &KernelConfig) -> Vec<String> {
-    let KernelConfig { a, b, scales, accumulation, output, c, block_m, block_n, stages, cluster, group, max_k_blocks } =
-        *config;
+    let KernelConfig {
+        a,
+        b,
+        scales,
+        accumulation,
+        output,
+        c,
+        block_m,
+        block_n,
+        stages,
+        cluster,
+        group,
+        max_k_blocks: _,
+    } = *config;
     let chain = accumulation == Accumulation::Chain;
     vec![
         a.to_string(),

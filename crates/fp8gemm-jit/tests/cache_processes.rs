@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use fp8gemm_jit::{Cache, JitError, Metadata};
-use support::{CUBIN, key, metadata};
+use support::{CUBIN, Events, key, metadata};
 
 const FOLDER: &str = "FP8GEMM_TEST_FOLDER";
 const NUMBER: &str = "FP8GEMM_TEST_NUMBER";
@@ -132,6 +132,36 @@ fn a_kill_while_writing_leaves_nothing_half_written() {
         return;
     }
     panic!("no kill hit the writing in 50 rounds");
+}
+
+/// Breaks if a disk that takes no more bytes loses a kernel, warns for each one, or leaves a file
+/// that was begun. The process may write no byte to any file (`ulimit -f 0`), which is the same to it.
+#[test]
+#[cfg(unix)]
+fn a_full_disk_keeps_kernels_in_memory() {
+    if let Some((folder, _)) = role() {
+        assert!(fs::write(folder.join("probe"), "x").is_err(), "the limit does not hold");
+        let cache = Cache::at(folder.join("cubin"));
+        let (events, ()) = Events::during(|| {
+            for number in 0..2 {
+                cache.get_or_compile(&key(number), || Ok((CUBIN.to_vec(), metadata()))).unwrap();
+                let again = cache.get_or_compile(&key(number), || panic!("compiled although it is in memory"));
+                assert_eq!(&again.unwrap()[..], CUBIN);
+            }
+        });
+        assert_eq!(events.warnings(), 1);
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let limited = "trap '' XFSZ; ulimit -f 0; exec \"$0\" --exact a_full_disk_keeps_kernels_in_memory";
+    let mut command = Command::new("sh");
+    command.args(["-c", limited]).arg(std::env::current_exe().unwrap());
+    let output = command.env(FOLDER, folder.path()).env(NUMBER, "0").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    let names =
+        |folder: &Path| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    assert_eq!(names(&folder.path().join("cubin")), ["locks"]);
 }
 
 fn wait_for(condition: impl Fn() -> bool) {

@@ -2,130 +2,124 @@
 // configuration.
 //
 //   producer warp      TMA of A, B and their per-stage scales into a ring of STAGES
-//   scale warp         128x128 scales of B, up to a whole tile ahead
+//   scheduler warp     where the next tile lies, and its 128x128 scales of B, up to a tile ahead
+//   store warp         TMA of C before and of D after the epilogue of a tile
 //   math warpgroups    WAVES x 64 rows each and all BLOCK_N columns: 4 wgmma, wait, promote
 //
 // Arithmetic (the contract that fp8gemm-sim models), per output:
 //
 //   per 128 of K       x = chain of four k32 steps from zero
 //   SCALES_1D2D, 1D1D  acc = fma(fl(sa * sb), x, acc)
-//   SCALES_AT_END      acc = fl(acc + x), or no promotion at all (CHAIN); then fl(fl(sa * sb) * acc)
-//   epilogue           r = acc; r = fl(alpha * r) if alpha != 1; r = fma(beta, c, r) if beta != 0;
-//                      one cast to nearest even
+//   SCALES_AT_END      acc = fl(acc + x), or no promotion at all (CHAIN)
+//   then               the epilogue
 //
 // No other order, whatever the tile, so that every configuration gives the same bits. Every float
 // operation is an explicit intrinsic: no compiler flag can contract or reorder it.
 
-constexpr u32 BLOCK_K = 128;
-constexpr u32 WAVES = BLOCK_M / (64 * MATH_GROUPS);
 constexpr u32 MATH_THREADS = 128 * MATH_GROUPS;
 constexpr u32 THREADS = MATH_THREADS + 128;
 
+// Cooperating, the math warpgroups share each tile; in ping-pong they take turns, so that one
+// stores its tile while the other computes.
+constexpr u32 GROUPS_PER_TILE = PING_PONG ? 1 : MATH_GROUPS;
+constexpr u32 WAVES = BLOCK_M / (64 * GROUPS_PER_TILE);
+
 // Tiles start, and 128x128 scales of B end, at multiples of this many columns: columns of one such
-// group share a scale. The scale warp spreads the scales out to groups, so that one loop serves
+// group share a scale. The scheduler warp spreads the scales out to groups, so that one loop serves
 // every place at which a scale can end inside a tile.
 constexpr u32 gcd(u32 a, u32 b) { return b == 0 ? a : gcd(b, a % b); }
 constexpr u32 GROUP_COLUMNS = gcd(BLOCK_N, 128);
 static_assert(SCALES_B == (SCALES == SCALES_1D2D ? BLOCK_N / GROUP_COLUMNS : 1), "groups of columns in a tile");
 
 // Shared memory, from a 1024-byte boundary. Operands first: their swizzle repeats every 1024 bytes.
-// D is kept in atoms of 64 rows and 128 bytes, the widest box that TMA swizzles.
-constexpr u32 D_SIZE = OUTPUT == OUTPUT_F32 ? 4 : 2;
-constexpr u32 D_ATOM = 64 * 128;
-constexpr u32 D_ATOM_COLUMNS = 128 / D_SIZE;
-constexpr u32 D_ATOMS = (BLOCK_N + D_ATOM_COLUMNS - 1) / D_ATOM_COLUMNS;
-constexpr u32 D_WAVE = D_ATOMS * D_ATOM;
 constexpr u32 BYTES_A = BLOCK_M * BLOCK_K;
 constexpr u32 BYTES_B = BLOCK_N * BLOCK_K;
 constexpr u32 BYTES_SCALE_A = SCALES == SCALES_AT_END ? 0 : BLOCK_M * 4;
 constexpr u32 BYTES_SCALE_B = SCALES == SCALES_1D1D ? BLOCK_N * 4 : 0;
 constexpr u32 STRIDE_SCALE_B = (BYTES_SCALE_B + 127) / 128 * 128;
-constexpr u32 SLOT_SCALE_B = SCALES == SCALES_1D2D ? SCALES_B * MAX_K_BLOCKS * 4 : 0;
+constexpr u32 BYTES_SLOT = 16 + (SCALES == SCALES_1D2D ? SCALES_B * MAX_K_BLOCKS * 4 : 0);
 constexpr u32 AT_A = 0;
 constexpr u32 AT_B = AT_A + STAGES * BYTES_A;
-constexpr u32 AT_D = AT_B + STAGES * BYTES_B;
-constexpr u32 AT_SCALE_A = AT_D + BLOCK_M / 64 * D_WAVE;
+constexpr u32 AT_STAGING = AT_B + STAGES * BYTES_B;
+constexpr u32 GROUP_STAGING = STORE_TMA ? WAVES * WAVE_BYTES : 4 * STAGING;
+constexpr u32 AT_SCALE_A = AT_STAGING + MATH_GROUPS * GROUP_STAGING;
 constexpr u32 AT_SCALE_B = AT_SCALE_A + STAGES * BYTES_SCALE_A;
 constexpr u32 AT_SLOTS = AT_SCALE_B + STAGES * STRIDE_SCALE_B;
-constexpr u32 AT_BARRIERS = AT_SLOTS + 2 * SLOT_SCALE_B;
-constexpr u32 SHARED_BYTES = AT_BARRIERS + (2 * STAGES + 4) * 8;
+constexpr u32 AT_BARRIERS = AT_SLOTS + 2 * BYTES_SLOT;
+constexpr u32 SHARED_BYTES = AT_BARRIERS + (2 * STAGES + 4 + 2 * MATH_GROUPS) * 8;
 
-static_assert(BLOCK_M % (64 * MATH_GROUPS) == 0, "each math warpgroup has whole 64-row waves");
+static_assert(BLOCK_M % (64 * GROUPS_PER_TILE) == 0, "each math warpgroup has whole 64-row waves");
 static_assert(BLOCK_M <= 256 && BLOCK_N <= 256, "a TMA box has at most 256 elements a side");
-static_assert(BLOCK_N % 16 == 0, "stmatrix stores pairs of 8 columns");
+static_assert(BLOCK_N % (8 * CLUSTER_M) == 0, "wgmma has multiples of 8 columns; shared parts start at 1024 bytes");
 static_assert(SHARED_BYTES + 1024 == SHARED_BYTES_EXPECTED, "the host and the kernel agree on shared memory");
-static_assert(CLUSTER == 1 || CLUSTER == 2, "clusters of two share A");
+static_assert(CLUSTER == CLUSTER_M * CLUSTER_N && CLUSTER <= 2, "clusters of two share A or B");
 static_assert(!CHAIN || SCALES == SCALES_AT_END, "block scales need promotion");
+static_assert(!(PING_PONG && STREAM_K), "a partial tile is handed over by whole CTAs");
 
 struct Shared {
     u32 base;
     MEMBER u32 a(u32 stage) const { return base + AT_A + stage * BYTES_A; }
     MEMBER u32 b(u32 stage) const { return base + AT_B + stage * BYTES_B; }
-    MEMBER u32 d() const { return base + AT_D; }
+    MEMBER u32 staging(u32 group) const { return base + AT_STAGING + group * GROUP_STAGING; }
     MEMBER u32 scale_a(u32 stage) const { return base + AT_SCALE_A + stage * BYTES_SCALE_A; }
     MEMBER u32 scale_b(u32 stage) const { return base + AT_SCALE_B + stage * STRIDE_SCALE_B; }
-    MEMBER u32 slot(u32 slot) const { return base + AT_SLOTS + slot * SLOT_SCALE_B; }
+    MEMBER u32 slot(u32 slot) const { return base + AT_SLOTS + slot * BYTES_SLOT; }
     MEMBER u32 full(u32 stage) const { return base + AT_BARRIERS + stage * 8; }
     MEMBER u32 empty(u32 stage) const { return base + AT_BARRIERS + (STAGES + stage) * 8; }
     MEMBER u32 slot_full(u32 slot) const { return base + AT_BARRIERS + (2 * STAGES + slot) * 8; }
     MEMBER u32 slot_empty(u32 slot) const { return base + AT_BARRIERS + (2 * STAGES + 2 + slot) * 8; }
+    MEMBER u32 staging_ready(u32 group) const { return base + AT_BARRIERS + (2 * STAGES + 4 + group) * 8; }
+    MEMBER u32 staging_done(u32 group) const { return base + AT_BARRIERS + (2 * STAGES + 4 + MATH_GROUPS + group) * 8; }
 };
 
-// Everything that changes from launch to launch. Unused parts may be null.
-struct Arguments {
-    TensorMap a, b, scale_a, scale_b;
-    TensorMap d;        // 2D, for the last column of tiles: clipped at N
-    TensorMap d_tiles;  // 3D {BLOCK_N, tiles, M}: a partial atom is clipped at the end of its tile
-    const float* scales_a;  // at the end: [M] or one; 1D2D: unused
-    const float* scales_b;  // at the end: [N] or one; 1D2D: [ceil(N/128), ceil(K/128)]
-    const void* c;
-    u64 c_stride;
-    u32 m, n, k;
-    u32 scales_a_step, scales_b_step;  // 0 for a tensor scale, 1 for row scales
-    float alpha, beta;
-};
+// Scales of a slot follow the tile's coordinates.
+constexpr u32 SLOT_SCALES = 16;
 
-// Where a tile lies, and which come next. Tiles go in groups of GROUP rows of tiles, so that CTAs
-// that run together share operands in L2; the CTAs of a cluster take neighbours along N.
-struct Schedule {
-    u32 tiles_m, columns, index, step, count, rank;
-    u32 tile_m, tile_n;
+// Every item starts at stage 0 of the ring: going on where the item before ended would need a jump
+// into the unrolled loop, and testing for it in every stage costs more than it gains (measured;
+// docs/performance.md). So a number of stages that divides the number of blocks is best.
+struct Ring {
+    u32 phases;  // one bit for each stage, flipped with each use
 
-    MEMBER Schedule(u32 m, u32 n) {
-        tiles_m = (m + BLOCK_M - 1) / BLOCK_M;
-        columns = ((n + BLOCK_N - 1) / BLOCK_N + CLUSTER - 1) / CLUSTER;
-        rank = CLUSTER == 1 ? 0 : cluster_rank();
-        count = tiles_m * columns;
-        index = blockIdx.x / CLUSTER;
-        step = gridDim.x / CLUSTER;
-    }
+    MEMBER u32 phase(u32 stage) const { return phases >> stage & 1; }
+    MEMBER void use(u32 stage) { phases ^= 1u << stage; }
 
-    MEMBER bool next() {
-        if (index >= count) return false;
-        u32 per_group = GROUP * columns;
-        u32 first = index / per_group * GROUP;
-        u32 height = min(GROUP, tiles_m - first);
-        u32 within = index % per_group;
-        tile_m = first + within % height;
-        tile_n = within / height * CLUSTER + rank;
-        index += step;
-        return true;
+    // An item that another warpgroup computes.
+    MEMBER void skip(u32 blocks) {
+        u32 rest = (1u << blocks % STAGES) - 1;
+        phases ^= blocks / STAGES % 2 ? ~rest : rest;
     }
 };
+
+using Accumulator = float[BLOCK_N / 2];
 
 // What a math thread knows for the whole kernel. In a 64-row wave it holds, for each 8 columns,
 // elements 4i and 4i+1 of row() and 4i+2 and 4i+3 of row() + 8, at columns column() and one after.
 struct Math {
     Shared shared;
     u32 group, warp, lane;
-    u32 phases;  // one bit for each stage, flipped with each use
+    Ring ring;
 
     MEMBER u32 row() const { return warp * 16 + lane / 4; }
     MEMBER u32 column() const { return lane % 4 * 2; }
-    MEMBER u32 wave_row(u32 wave) const { return (group * WAVES + wave) * 64; }
-};
+    MEMBER u32 wave_row(u32 wave) const { return ((PING_PONG ? 0 : group * WAVES) + wave) * 64; }
 
-using Accumulator = float[BLOCK_N / 2];
+    // Scales of the thread's two rows of a wave.
+    MEMBER void read_rows(float (&sa)[2], u32 stage, u32 wave) const {
+        u32 rows = shared.scale_a(stage) + (wave_row(wave) + row()) * 4;
+        sa[0] = shared_load(rows);
+        sa[1] = shared_load(rows + 8 * 4);
+    }
+
+    // To the producers of every CTA whose loads fill this stage.
+    MEMBER void release(u32 stage) const {
+        if constexpr (CLUSTER == 1) {
+            if (lane == 0) barrier_arrive(shared.empty(stage));
+        } else {
+            if (lane < CLUSTER) barrier_arrive_remote(shared.empty(stage), lane);
+        }
+    }
+};
 
 // 1D2D: the columns of a group share a scale.
 DEVICE void promote(Accumulator& acc, const Accumulator& chain, const float (&low)[SCALES_B], const float (&high)[SCALES_B]) {
@@ -136,50 +130,37 @@ DEVICE void promote(Accumulator& acc, const Accumulator& chain, const float (&lo
     }
 }
 
-// 1D1D: every column has its own scale.
-DEVICE void promote(Accumulator& acc, const Accumulator& chain, float sa_low, float sa_high, const float (&sb)[BLOCK_N / 4]) {
+// 1D1D: every element has its own scale.
+DEVICE void promote(Accumulator& acc, const Accumulator& chain, const float (&scales)[BLOCK_N / 2]) {
     #pragma unroll
-    for (u32 i = 0; i < BLOCK_N / 2; i++) {
-        float scale = __fmul_rn(i % 4 < 2 ? sa_low : sa_high, sb[i / 4 * 2 + i % 2]);
-        acc[i] = __fmaf_rn(scale, chain[i], acc[i]);
-    }
+    for (u32 i = 0; i < BLOCK_N / 2; i++) acc[i] = __fmaf_rn(scales[i], chain[i], acc[i]);
 }
 
-// All of K of one tile. Stages are unrolled, so that their addresses are immediates.
-DEVICE void main_loop(Math& math, Accumulator (&acc)[WAVES], u32 k_blocks, u32 slot, u32 rank) {
+// Blocks k_begin to k_end of one tile. Stages are unrolled, so that their addresses are immediates.
+DEVICE void main_loop(Math& math, Accumulator (&acc)[WAVES], u32 k_begin, u32 k_end, u32 slot) {
     const Shared& shared = math.shared;
     u32 descriptor_a = descriptor(shared.a(0) + math.wave_row(0) * BLOCK_K);
     u32 descriptor_b = descriptor(shared.b(0));
     Accumulator chain;
-    bool ready = barrier_try_wait(shared.full(0), math.phases & 1);
+    bool ready = barrier_try_wait(shared.full(0), math.ring.phase(0));
     #pragma unroll 1
-    for (u32 first = 0; first < k_blocks; first += STAGES) {
+    for (u32 first = k_begin; first < k_end; first += STAGES) {
         #pragma unroll
         for (u32 stage = 0; stage < STAGES; stage++) {
             u32 block = first + stage;
-            if (block >= k_blocks) break;
+            if (block >= k_end) break;
             float slot_b[SCALES_B];
             if constexpr (SCALES == SCALES_1D2D) {
                 #pragma unroll
-                for (u32 i = 0; i < SCALES_B; i++) slot_b[i] = shared_load(slot + (i * MAX_K_BLOCKS + block) * 4);
+                for (u32 i = 0; i < SCALES_B; i++) slot_b[i] = shared_load(slot + SLOT_SCALES + (i * MAX_K_BLOCKS + block) * 4);
             }
-            if (!ready) barrier_wait(shared.full(stage), math.phases >> stage & 1);
-            math.phases ^= 1u << stage;
+            if (!ready) barrier_wait(shared.full(stage), math.ring.phase(stage));
+            math.ring.use(stage);
             #pragma unroll
             for (u32 wave = 0; wave < WAVES; wave++) {
-                // Scales are read before the stage is released.
-                float sa_low, sa_high, stage_b[BLOCK_N / 4];
-                if constexpr (SCALES != SCALES_AT_END) {
-                    u32 rows = shared.scale_a(stage) + (math.wave_row(wave) + math.row()) * 4;
-                    sa_low = shared_load(rows);
-                    sa_high = shared_load(rows + 8 * 4);
-                }
-                if constexpr (SCALES == SCALES_1D1D) {
-                    #pragma unroll
-                    for (u32 i = 0; i < BLOCK_N / 4; i += 2) {
-                        shared_load(shared.scale_b(stage) + (i * 4 + math.column()) * 4, stage_b[i], stage_b[i + 1]);
-                    }
-                }
+                // The few scales of 1D2D before the wgmma: in their shadow was 0.5 to 2 % slower.
+                float sa[2];
+                if constexpr (SCALES == SCALES_1D2D) math.read_rows(sa, stage, wave);
                 Accumulator& target = CHAIN ? acc[wave] : chain;
                 wgmma_fence();
                 #pragma unroll
@@ -188,29 +169,35 @@ DEVICE void main_loop(Math& math, Accumulator (&acc)[WAVES], u32 k_blocks, u32 s
                           descriptor_b + (stage * BYTES_B + step * 32) / 16, step > 0 || (CHAIN && block > 0));
                 }
                 wgmma_commit();
-                // In the shadow of the tensor cores.
-                float low[SCALES_B], high[SCALES_B];
+                // In the shadow of the tensor cores, and before the stage is released.
+                float low[SCALES_B], high[SCALES_B], scales[BLOCK_N / 2];
                 if constexpr (SCALES == SCALES_1D2D) {
                     #pragma unroll
                     for (u32 i = 0; i < SCALES_B; i++) {
-                        low[i] = __fmul_rn(sa_low, slot_b[i]);
-                        high[i] = __fmul_rn(sa_high, slot_b[i]);
+                        low[i] = __fmul_rn(sa[0], slot_b[i]);
+                        high[i] = __fmul_rn(sa[1], slot_b[i]);
+                    }
+                } else if constexpr (SCALES == SCALES_1D1D) {
+                    math.read_rows(sa, stage, wave);
+                    #pragma unroll
+                    for (u32 i = 0; i < BLOCK_N / 2; i += 4) {
+                        float sb[2];
+                        shared_load(shared.scale_b(stage) + (i * 2 + math.column()) * 4, sb[0], sb[1]);
+                        #pragma unroll
+                        for (u32 j = 0; j < 4; j++) scales[i + j] = __fmul_rn(sa[j / 2], sb[j % 2]);
                     }
                 }
                 wgmma_wait();
                 if (wave + 1 == WAVES) {
-                    if (math.lane == 0) {
-                        barrier_arrive(shared.empty(stage));
-                        if (CLUSTER == 2 && rank == 1) barrier_arrive_remote(shared.empty(stage), 0);
-                    }
+                    math.release(stage);
                     // Asked before the multiplications and needed after them.
                     u32 next = (stage + 1) % STAGES;
-                    ready = block + 1 >= k_blocks || barrier_try_wait(shared.full(next), math.phases >> next & 1);
+                    ready = block + 1 >= k_end || barrier_try_wait(shared.full(next), math.ring.phase(next));
                 }
                 if constexpr (SCALES == SCALES_1D2D) {
                     promote(acc[wave], chain, low, high);
                 } else if constexpr (SCALES == SCALES_1D1D) {
-                    promote(acc[wave], chain, sa_low, sa_high, stage_b);
+                    promote(acc[wave], chain, scales);
                 } else if constexpr (!CHAIN) {
                     #pragma unroll
                     for (u32 i = 0; i < BLOCK_N / 2; i++) acc[wave][i] = __fadd_rn(acc[wave][i], chain[i]);
@@ -220,96 +207,47 @@ DEVICE void main_loop(Math& math, Accumulator (&acc)[WAVES], u32 k_blocks, u32 s
     }
 }
 
-DEVICE float load_c(const void* c, u64 index) {
-    if constexpr (C == OUTPUT_F32) return load_f32(static_cast<const float*>(c) + index);
-    else if constexpr (C == OUTPUT_BF16) return load_bf16(static_cast<const u16*>(c) + index);
-    else return load_f16(static_cast<const u16*>(c) + index);
-}
+// Stream-K: accumulators of an unfinished tile, from one CTA to the next. 16 bytes of a thread lie
+// beside those of its neighbour.
+struct Handover {
+    static constexpr u32 BYTES = BLOCK_M * BLOCK_N * 4;
+    float4* accumulators;
+    u32* flag;
+    u32 group;
 
-// Scales at the end, alpha, beta and C, on the accumulators in place. Rows and columns outside D
-// are left alone: their scales and their C do not exist.
-DEVICE void epilogue(const Math& math, Accumulator (&acc)[WAVES], const Arguments& arguments, u32 tile_row, u32 tile_column) {
-    #pragma unroll
-    for (u32 wave = 0; wave < WAVES; wave++) {
-        #pragma unroll
-        for (u32 half = 0; half < 2; half++) {
-            u32 row = tile_row + math.wave_row(wave) + math.row() + half * 8;
-            bool inside = row < arguments.m;
-            float sa = 0.0f;
-            if constexpr (SCALES == SCALES_AT_END) {
-                if (inside) sa = __ldg(arguments.scales_a + u64(row) * arguments.scales_a_step);
-            }
-            #pragma unroll
-            for (u32 pair = 0; pair < BLOCK_N / 8; pair++) {
-                u32 column = tile_column + pair * 8 + math.column();
-                #pragma unroll
-                for (u32 i = 0; i < 2; i++) {
-                    float& r = acc[wave][pair * 4 + half * 2 + i];
-                    if (inside && column + i < arguments.n) {
-                        if constexpr (SCALES == SCALES_AT_END) {
-                            float sb = __ldg(arguments.scales_b + u64(column + i) * arguments.scales_b_step);
-                            r = __fmul_rn(__fmul_rn(sa, sb), r);
-                        }
-                        if (arguments.alpha != 1.0f) r = __fmul_rn(arguments.alpha, r);
-                        if constexpr (C != OUTPUT_NONE) {
-                            r = __fmaf_rn(arguments.beta, load_c(arguments.c, row * arguments.c_stride + column + i), r);
-                        }
-                    }
-                }
-            }
-        }
+    MEMBER Handover(const Arguments& arguments, u32 cta, u32 group) : group(group) {
+        u8* base = arguments.workspace + gridDim.x * u64(MATH_GROUPS * 4);
+        base += (128 - gridDim.x * (MATH_GROUPS * 4) % 128) % 128;
+        accumulators = reinterpret_cast<float4*>(base + u64(cta) * BYTES) + threadIdx.x;
+        flag = reinterpret_cast<u32*>(arguments.workspace) + cta * MATH_GROUPS + group;
     }
-}
 
-// acc -> shared memory -> D; what lies outside D is clipped by the TMA.
-DEVICE void store_tile(const Math& math, const Accumulator (&acc)[WAVES], const Arguments& arguments, u32 tile_m, u32 tile_n) {
-    u32 d = math.shared.d() + math.wave_row(0) / 64 * D_WAVE;
-    // The previous tile's store must have left shared memory.
-    if (math.warp == 0 && elect()) tma_store_wait_read();
-    warpgroup_sync(math.group);
-    #pragma unroll
-    for (u32 wave = 0; wave < WAVES; wave++) {
-        const float* r = acc[wave];
-        if constexpr (OUTPUT == OUTPUT_F32) {
-            #pragma unroll
-            for (u32 i = 0; i < BLOCK_N / 2; i += 2) {
-                u32 line = math.row() + i % 4 / 2 * 8;
-                u32 column = i / 4 * 8 + math.column();
-                u32 atom = d + wave * D_WAVE + column / 32 * D_ATOM;
-                shared_store(atom + line * 128 + (column % 32 / 4 ^ line % 8) * 16 + column % 4 * 4, r[i], r[i + 1]);
-            }
-        } else {
-            auto pack = [](float low, float high) { return OUTPUT == OUTPUT_BF16 ? pack_bf16(low, high) : pack_f16(low, high); };
-            #pragma unroll
-            for (u32 i = 0; i < BLOCK_N / 2; i += 8) {
-                u32 line = math.warp * 16 + math.lane % 16;
-                u32 chunk = i / 4 + math.lane / 16;
-                u32 atom = d + wave * D_WAVE + chunk / 8 * D_ATOM;
-                store_matrix(atom + line * 128 + (chunk % 8 ^ line % 8) * 16, pack(r[i], r[i + 1]), pack(r[i + 2], r[i + 3]),
-                             pack(r[i + 4], r[i + 5]), pack(r[i + 6], r[i + 7]));
-            }
-        }
-    }
-    fence_async_proxy();
-    warpgroup_sync(math.group);
-    if (math.warp == 0 && elect()) {
-        bool whole = (tile_n + 1) * BLOCK_N <= arguments.n;
+    MEMBER void give(const Accumulator (&acc)[WAVES], u32 thread) const {
         #pragma unroll
-        for (u32 wave = 0; wave < WAVES; wave++) {
-            #pragma unroll
-            for (u32 atom = 0; atom < D_ATOMS; atom++) {
-                u32 row = tile_m * BLOCK_M + math.wave_row(wave);
-                u32 from = d + wave * D_WAVE + atom * D_ATOM;
-                if (BLOCK_N % D_ATOM_COLUMNS != 0 && whole) {
-                    tma_store_3d(&arguments.d_tiles, atom * D_ATOM_COLUMNS, tile_n, row, from);
-                } else {
-                    tma_store(&arguments.d, tile_n * BLOCK_N + atom * D_ATOM_COLUMNS, row, from);
-                }
-            }
+        for (u32 i = 0; i < WAVES * BLOCK_N / 8; i++) {
+            const float* r = acc[i / (BLOCK_N / 8)] + i % (BLOCK_N / 8) * 4;
+            accumulators[i * MATH_THREADS] = make_float4(r[1], r[0], r[3], r[2]);
         }
-        tma_store_commit();
+        fence_gpu();
+        warpgroup_sync(group);
+        if (thread == 0) flag_raise(flag);
     }
-}
+
+    // Lowers the flag again, for the next launch. Neighbours change places on the way: in their
+    // natural order the compiler would give accumulators registers that meet those of the chain in
+    // the same bank.
+    MEMBER void take(Accumulator (&acc)[WAVES], u32 thread) const {
+        while (!flag_is_up(flag)) {
+        }
+        warpgroup_sync(group);
+        #pragma unroll
+        for (u32 i = 0; i < WAVES * BLOCK_N / 8; i++) {
+            float* r = acc[i / (BLOCK_N / 8)] + i % (BLOCK_N / 8) * 4;
+            load_4_swapped(&accumulators[i * MATH_THREADS].x, r);
+        }
+        if (thread == 0) flag_lower(flag);
+    }
+};
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) fp8gemm(const __grid_constant__ Arguments arguments) {
     extern __shared__ u8 raw[];
@@ -317,24 +255,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) fp8gemm(const __grid_co
     u32 warp = __shfl_sync(0xFFFFFFFF, threadIdx.x / 32, 0);
     u32 group = warp / 4;
     u32 lane = threadIdx.x % 32;
-    u32 k_blocks = (arguments.k + BLOCK_K - 1) / BLOCK_K;
-    Schedule schedule(arguments.m, arguments.n);
+    u32 rank = CLUSTER == 1 ? 0 : cluster_rank();
+    Schedule schedule(arguments);
 
     if (warp == 0 && elect()) {
-        // Rank 0 also writes into the other CTA's stages, so both CTAs must have released them.
-        u32 releases = MATH_THREADS / 32 * (CLUSTER == 2 && schedule.rank == 0 ? 2 : 1);
         for (u32 stage = 0; stage < STAGES; stage++) {
             barrier_init(shared.full(stage), 1);
-            barrier_init(shared.empty(stage), releases);
+            barrier_init(shared.empty(stage), GROUPS_PER_TILE * 4 * CLUSTER);
         }
         for (u32 slot = 0; slot < 2; slot++) {
-            barrier_init(shared.slot_full(slot), 1);
-            barrier_init(shared.slot_empty(slot), MATH_THREADS / 32);
+            barrier_init(shared.slot_full(slot), 32);
+            barrier_init(shared.slot_empty(slot), GROUPS_PER_TILE * 4);
+        }
+        for (u32 i = 0; i < MATH_GROUPS; i++) {
+            barrier_init(shared.staging_ready(i), 1);
+            barrier_init(shared.staging_done(i), 4);
         }
         barrier_init_fence();
         tma_prefetch(&arguments.a);
         tma_prefetch(&arguments.b);
-        tma_prefetch(&arguments.d);
     }
     if constexpr (CLUSTER > 1) cluster_sync();
     else __syncthreads();
@@ -343,76 +282,137 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) fp8gemm(const __grid_co
 
     if (group == MATH_GROUPS) {
         registers_shrink<PRODUCER_REGISTERS>();
+        Grid grid(arguments);
         if (warp == MATH_GROUPS * 4 && elect()) {
-            u32 phases = 0;
+            // A shared operand comes in parts, one loaded by each CTA of the cluster for all of them.
+            constexpr u32 PART_A = BLOCK_M / CLUSTER_N, PART_B = BLOCK_N / CLUSTER_M;
+            Ring ring{0};
             #pragma unroll 1
             while (schedule.next()) {
-                u32 row = schedule.tile_m * BLOCK_M, column = schedule.tile_n * BLOCK_N;
+                Tile tile = grid.at(schedule.index, rank);
                 #pragma unroll 1
-                for (u32 first = 0; first < k_blocks; first += STAGES) {
+                for (u32 first = schedule.k_begin; first < schedule.k_end; first += STAGES) {
                     #pragma unroll
                     for (u32 stage = 0; stage < STAGES; stage++) {
-                        u32 block = first + stage;
-                        if (block >= k_blocks) break;
-                        barrier_wait(shared.empty(stage), (phases >> stage & 1) ^ 1);
-                        phases ^= 1u << stage;
+                        u32 block = first + stage, k = block * BLOCK_K;
+                        if (block >= schedule.k_end) break;
+                        barrier_wait(shared.empty(stage), ring.phase(stage) ^ 1);
+                        ring.use(stage);
                         u32 full = shared.full(stage);
                         barrier_arrive_expect(full, BYTES_A + BYTES_B + BYTES_SCALE_A + BYTES_SCALE_B);
-                        if constexpr (CLUSTER == 1) tma_load(shared.a(stage), &arguments.a, block * BLOCK_K, row, full);
-                        else if (schedule.rank == 0) tma_load_multicast(shared.a(stage), &arguments.a, block * BLOCK_K, row, full, 3);
-                        tma_load(shared.b(stage), &arguments.b, block * BLOCK_K, column, full);
-                        if constexpr (SCALES != SCALES_AT_END) tma_load(shared.scale_a(stage), &arguments.scale_a, row, block, full);
-                        if constexpr (SCALES == SCALES_1D1D) tma_load(shared.scale_b(stage), &arguments.scale_b, column, block, full);
+                        if constexpr (CLUSTER_N == 1) tma_load(shared.a(stage), &arguments.a, k, tile.row, full);
+                        else tma_load_multicast(shared.a(stage) + rank * PART_A * BLOCK_K, &arguments.a, k, tile.row + rank * PART_A, full, 3);
+                        if constexpr (CLUSTER_M == 1) tma_load(shared.b(stage), &arguments.b, k, tile.column, full);
+                        else tma_load_multicast(shared.b(stage) + rank * PART_B * BLOCK_K, &arguments.b, k, tile.column + rank * PART_B, full, 3);
+                        if constexpr (SCALES != SCALES_AT_END) tma_load(shared.scale_a(stage), &arguments.scale_a, tile.row, block, full);
+                        if constexpr (SCALES == SCALES_1D1D) tma_load(shared.scale_b(stage), &arguments.scale_b, tile.column, block, full);
                     }
                 }
             }
             grid_launch_dependents();
-        } else if (SCALES == SCALES_1D2D && warp == MATH_GROUPS * 4 + 1) {
-            u32 slot = 0, phase = 1;
+        } else if (warp == MATH_GROUPS * 4 + 1) {
             u32 rows = (arguments.n + 127) / 128;
             #pragma unroll 1
-            while (schedule.next()) {
-                u32 column = schedule.tile_n * BLOCK_N;
-                barrier_wait(shared.slot_empty(slot), phase);
-                #pragma unroll 4
-                for (u32 i = lane; i < SCALES_B * k_blocks; i += 32) {
-                    u32 group = i / k_blocks, block = i % k_blocks;
-                    // A scale beyond N belongs to columns that are clipped; it only must exist.
-                    u32 row = min((column + group * GROUP_COLUMNS) / 128, rows - 1);
-                    float scale = __ldg(arguments.scales_b + u64(row) * k_blocks + block);
-                    shared_store(shared.slot(slot) + (group * MAX_K_BLOCKS + block) * 4, scale);
+            for (u32 turn = 0; schedule.next(); turn++) {
+                u32 slot = shared.slot(turn % 2);
+                Tile tile = grid.at(schedule.index, rank);
+                barrier_wait(shared.slot_empty(turn % 2), turn / 2 % 2 ^ 1);
+                if (lane == 0) shared_store(slot, __uint_as_float(tile.row), __uint_as_float(tile.column));
+                if constexpr (SCALES == SCALES_1D2D) {
+                    #pragma unroll 1
+                    for (u32 i = 0; i < SCALES_B; i++) {
+                        // A scale beyond N belongs to columns that are clipped; it only must exist.
+                        u32 row = min((tile.column + i * GROUP_COLUMNS) / 128, rows - 1);
+                        const float* scales = arguments.scales_b + u64(row) * schedule.k_blocks;
+                        #pragma unroll 4
+                        for (u32 block = schedule.k_begin + lane; block < schedule.k_end; block += 32) {
+                            shared_store(slot + SLOT_SCALES + (i * MAX_K_BLOCKS + block) * 4, __ldg(scales + block));
+                        }
+                    }
                 }
-                __syncwarp();
-                if (lane == 0) barrier_arrive(shared.slot_full(slot));
-                slot ^= 1;
-                if (slot == 0) phase ^= 1;
+                // Every lane for what it has stored.
+                barrier_arrive(shared.slot_full(turn % 2));
+            }
+        }        else if (STORE_TMA && warp == MATH_GROUPS * 4 + 2 && elect()) {
+            #pragma unroll 1
+            for (u32 turn = 0, finished = 0; schedule.next(); turn++) {
+                if (!schedule.finishes()) continue;
+                Tile tile = grid.at(schedule.index, rank);
+                u32 from = PING_PONG ? turn % 2 : 0;
+                #pragma unroll 1
+                for (u32 i = from; i < from + GROUPS_PER_TILE; i++) {
+                    if constexpr (C != OUTPUT_NONE) {
+                        barrier_arrive_expect(shared.staging_ready(i), WAVES * WAVE_BYTES);
+                        for (u32 wave = 0; wave < WAVES; wave++) {
+                            WaveOfD{arguments, shared.staging(i) + wave * WAVE_BYTES, tile.row + ((i - from) * WAVES + wave) * 64, tile.column}.load(shared.staging_ready(i));
+                        }
+                    } else {
+                        barrier_arrive(shared.staging_ready(i));
+                    }
+                }
+                #pragma unroll 1
+                for (u32 i = from; i < from + GROUPS_PER_TILE; i++) {
+                    barrier_wait(shared.staging_done(i), (PING_PONG ? finished / 2 : finished) % 2);
+                    for (u32 wave = 0; wave < WAVES; wave++) {
+                        WaveOfD{arguments, shared.staging(i) + wave * WAVE_BYTES, tile.row + ((i - from) * WAVES + wave) * 64, tile.column}.store();
+                    }
+                    tma_store_commit();
+                }
+                tma_store_wait_read();
+                finished++;
             }
         }
     } else {
         registers_grow<MATH_REGISTERS>();
-        Math math{shared, group, warp % 4, lane, 0};
-        u32 slot = 0, phase = 0;
+        Math math{shared, group, warp % 4, lane, {0}};
         Accumulator acc[WAVES];
         #pragma unroll 1
-        while (schedule.next()) {
-            #pragma unroll
-            for (u32 wave = 0; wave < WAVES; wave++)
+        for (u32 turn = 0, finished = 0; schedule.next(); turn++) {
+            if (PING_PONG && turn % MATH_GROUPS != group) {
+                math.ring.skip(schedule.blocks());
+                continue;
+            }
+            u32 slot = shared.slot(turn % 2);
+            barrier_wait(shared.slot_full(turn % 2), turn / 2 % 2);
+            if (STREAM_K && schedule.k_begin > 0) {
+                Handover(arguments, blockIdx.x - CLUSTER, group).take(acc, threadIdx.x % 128);
+            } else {
                 #pragma unroll
-                for (u32 i = 0; i < BLOCK_N / 2; i++) acc[wave][i] = 0.0f;
-            u32 row = schedule.tile_m * BLOCK_M, column = schedule.tile_n * BLOCK_N;
-            if constexpr (SCALES == SCALES_1D2D) barrier_wait(shared.slot_full(slot), phase);
-            main_loop(math, acc, k_blocks, shared.slot(slot), schedule.rank);
-            if constexpr (SCALES == SCALES_1D2D) {
-                if (lane == 0) barrier_arrive(shared.slot_empty(slot));
-                slot ^= 1;
-                if (slot == 0) phase ^= 1;
+                for (u32 wave = 0; wave < WAVES; wave++)
+                    #pragma unroll
+                    for (u32 i = 0; i < BLOCK_N / 2; i++) acc[wave][i] = 0.0f;
             }
-            if (SCALES == SCALES_AT_END || C != OUTPUT_NONE || arguments.alpha != 1.0f) {
-                epilogue(math, acc, arguments, row, column);
+            // A barrier tells one phase from the next only: the stages of a tile may be waited for when
+            // those of the tile before are used up.
+            if (PING_PONG && turn > 0) turn_await(group);
+            main_loop(math, acc, schedule.k_begin, schedule.k_end, slot);
+            if (PING_PONG && schedule.more()) turn_pass(1 - group);
+            if (!schedule.finishes()) {
+                Handover(arguments, blockIdx.x, group).give(acc, threadIdx.x % 128);
+            } else {
+                float origin[2];
+                shared_load(slot, origin[0], origin[1]);
+                u32 row = __float_as_uint(origin[0]) + math.wave_row(0), column = __float_as_uint(origin[1]);
+                if constexpr (STORE_TMA) {
+                    TmaEpilogue epilogue{arguments, math.warp, lane};
+                    barrier_wait(shared.staging_ready(group), finished % 2);
+                    #pragma unroll
+                    for (u32 wave = 0; wave < WAVES; wave++) {
+                        epilogue.wave(shared.staging(group) + wave * WAVE_BYTES, acc[wave], row + wave * 64, column);
+                    }
+                    fence_async_proxy();
+                    __syncwarp();
+                    if (lane == 0) barrier_arrive(shared.staging_done(group));
+                } else {
+                    DirectEpilogue epilogue(arguments, shared.staging(group) + math.warp * STAGING, lane);
+                    #pragma unroll
+                    for (u32 wave = 0; wave < WAVES; wave++) epilogue.rows(acc[wave], row + wave * 64 + math.warp * 16, column);
+                }
+                finished++;
             }
-            store_tile(math, acc, arguments, schedule.tile_m, schedule.tile_n);
+            __syncwarp();
+            if (lane == 0) barrier_arrive(shared.slot_empty(turn % 2));
         }
-        if (math.warp == 0 && elect()) tma_store_wait_read();
     }
     // The other CTA may still signal barriers in this one's shared memory.
     if constexpr (CLUSTER > 1) cluster_sync();

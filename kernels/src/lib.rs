@@ -3,6 +3,8 @@
 //! | source | content |
 //! |---|---|
 //! | [`PTX`] | the PTX instructions in use, one function each |
+//! | [`SCHEDULE`] | what a launch is told, and which part of D a CTA computes when |
+//! | [`EPILOGUE`] | from accumulators to D |
 //! | [`GEMM`] | the dense GEMM, read from top to bottom |
 //! | [`ELEMENTWISE`] | what the next three share: 16 bytes of input, the scale of a block, the cast |
 //! | [`QUANTIZE`] | `[rows, K]` numbers to FP8 codes and block scales |
@@ -16,6 +18,12 @@
 
 /// Wrappers of mbarrier, TMA, `wgmma` control, `setmaxnreg` and `stmatrix` instructions.
 pub const PTX: &str = include_str!("ptx.cuh");
+
+/// `struct Arguments`, the raster of tiles and the items of a CTA, stream-K among them.
+pub const SCHEDULE: &str = include_str!("schedule.cuh");
+
+/// Scales at the end, alpha, beta and C, the cast, and the way to memory.
+pub const EPILOGUE: &str = include_str!("epilogue.cuh");
 
 /// The persistent, warp-specialised dense GEMM kernel `fp8gemm`.
 pub const GEMM: &str = include_str!("gemm.cu");

@@ -5,6 +5,7 @@ using u8 = unsigned char;
 using u16 = unsigned short;
 using u32 = unsigned int;
 using u64 = unsigned long long;
+using i32 = int;
 
 struct alignas(128) TensorMap {
     u8 opaque[128];
@@ -30,7 +31,7 @@ DEVICE void barrier_arrive(u32 barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-// The same barrier in another CTA of the cluster.
+// The same barrier in a CTA of the cluster.
 DEVICE void barrier_arrive_remote(u32 barrier, u32 rank) {
     asm volatile(
         "{ .reg .b32 remote; mapa.shared::cluster.u32 remote, %0, %1; mbarrier.arrive.shared::cluster.b64 _, [remote]; }" ::"r"(
@@ -125,6 +126,10 @@ DEVICE bool elect() {
 // The 128 threads of one math warpgroup; barrier 0 belongs to __syncthreads.
 DEVICE void warpgroup_sync(u32 group) { asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory"); }
 
+// Two math warpgroups that take turns: one waits, the other passes its turn on and goes on.
+DEVICE void turn_await(u32 group) { asm volatile("bar.sync %0, 256;" ::"r"(group + 3) : "memory"); }
+DEVICE void turn_pass(u32 group) { asm volatile("bar.arrive %0, 256;" ::"r"(group + 3) : "memory"); }
+
 DEVICE u32 cluster_rank() {
     u32 rank;
     asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
@@ -156,6 +161,23 @@ DEVICE void shared_load(u32 address, float& low, float& high) {
     asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(low), "=f"(high) : "r"(address));
 }
 
+DEVICE u32 shared_load_word(u32 address) {
+    u32 word;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(address) : "memory");
+    return word;
+}
+
+DEVICE void shared_store_word(u32 address, u32 word) {
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(word) : "memory");
+}
+
+DEVICE void shared_load(u32 address, u32 (&words)[4]) {
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(address)
+                 : "memory");
+}
+
 DEVICE void shared_store(u32 address, float low, float high) {
     asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(low), "f"(high) : "memory");
 }
@@ -183,13 +205,62 @@ DEVICE u32 pack_f16(float low, float high) {
     return packed;
 }
 
-// An element of C, widened exactly.
+// Elements of C, widened exactly. C is not written by anybody else while the kernel runs.
 DEVICE float load_f32(const float* from) { return __ldg(from); }
 
 DEVICE float load_bf16(const u16* from) { return __uint_as_float(u32(__ldg(from)) << 16); }
 
-DEVICE float load_f16(const u16* from) {
+DEVICE float widen_f16(u16 bits) {
     float value;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(__ldg(from)));
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
     return value;
 }
+
+DEVICE float load_f16(const u16* from) { return widen_f16(__ldg(from)); }
+
+DEVICE void load_4(const float* from, float* to) {
+    asm volatile("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(to[0]), "=f"(to[1]), "=f"(to[2]), "=f"(to[3]) : "l"(from));
+}
+
+// Not in their order, and seen after the flag that goes with them.
+DEVICE void load_4_swapped(const float* from, float* to) {
+    asm volatile("ld.global.v4.f32 {%1, %0, %3, %2}, [%4];" : "=f"(to[0]), "=f"(to[1]), "=f"(to[2]), "=f"(to[3]) : "l"(from) : "memory");
+}
+
+DEVICE void load_bf16_4(const u16* from, float* to) {
+    u32 low, high;
+    asm volatile("ld.global.v2.u32 {%0, %1}, [%2];" : "=r"(low), "=r"(high) : "l"(from));
+    to[0] = __uint_as_float(low << 16);
+    to[1] = __uint_as_float(low & 0xFFFF0000);
+    to[2] = __uint_as_float(high << 16);
+    to[3] = __uint_as_float(high & 0xFFFF0000);
+}
+
+DEVICE void load_f16_4(const u16* from, float* to) {
+    u16 h[4];
+    asm volatile("ld.global.v4.u16 {%0, %1, %2, %3}, [%4];" : "=h"(h[0]), "=h"(h[1]), "=h"(h[2]), "=h"(h[3]) : "l"(from));
+    #pragma unroll
+    for (u32 i = 0; i < 4; i++) asm("cvt.f32.f16 %0, %1;" : "=f"(to[i]) : "h"(h[i]));
+}
+
+DEVICE void store_16(void* to, const u32 (&words)[4]) {
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
+}
+
+DEVICE void store_8(void* to, const u32 (&words)[4]) {
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(words[0]), "r"(words[1]) : "memory");
+}
+
+// ---- handing over between CTAs ---------------------------------------------------------------
+
+DEVICE void flag_raise(u32* flag) { asm volatile("st.release.gpu.global.u32 [%0], 1;" ::"l"(flag) : "memory"); }
+
+DEVICE void flag_lower(u32* flag) { asm volatile("st.relaxed.gpu.global.u32 [%0], 0;" ::"l"(flag) : "memory"); }
+
+DEVICE bool flag_is_up(const u32* flag) {
+    u32 value;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+    return value != 0;
+}
+
+DEVICE void fence_gpu() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }

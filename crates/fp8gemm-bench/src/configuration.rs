@@ -1,14 +1,15 @@
 //! A kernel configuration by (part of) its name, for experiments.
 
 use fp8gemm_hopper::HopperError;
-use fp8gemm_jit::{KernelConfig, choose};
+use fp8gemm_jit::{KernelConfig, Schedule, Share, Store, choose};
 use fp8gemm_problem::Problem;
 
 use crate::BenchError;
 
 /// The configuration that `text` means: words joined by `_`, as in a configuration's name. The best
 /// candidate that has all of the words; where none has, the chosen one with the words for tile
-/// (`256x112`), stages (`s4`), cluster (`x2`) and group (`g8`) changed. Without a word for stages, a
+/// (`256x112`), stages (`s4`), sharing in clusters (`x`: none, `xa`, `xb`), schedule (`pp`, `sk`), direct
+/// stores (`d`) and group (`g8`) changed. Without a word for stages, a
 /// changed tile gets as many as fit.
 ///
 /// # Errors
@@ -34,12 +35,20 @@ pub(crate) fn find(text: &str, problem: &Problem, sms: u32) -> Result<KernelConf
             tile = Some((m, n));
         } else if let Some(count) = number('s') {
             stages = Some(count);
-        } else if let Some(count) = number('x') {
-            config.cluster = count;
+        } else if let Some(share) =
+            [("x", Share::Nothing), ("xa", Share::A), ("xb", Share::B)].iter().find(|(own, _)| *own == word)
+        {
+            config.share = share.1;
+        } else if let Some(schedule) =
+            [("pp", Schedule::PingPong), ("sk", Schedule::StreamK)].iter().find(|(own, _)| *own == word)
+        {
+            config.schedule = schedule.1;
+        } else if word == "d" {
+            config.store = Store::Direct;
         } else if let Some(count) = number('g') {
             config.group = count;
         } else if !name.split('_').any(|own| own == word) {
-            let what = "a tile (256x112), stages (s4), a cluster (x2), a group (g8) or a word of";
+            let what = "a tile (256x112), stages (s4), sharing in clusters (x, xa, xb), a schedule (pp, sk), d, a group (g8) or a word of";
             return Err(fail(format!("`{word}` is not {what} {}", names.join(", "))));
         }
     }
@@ -77,8 +86,16 @@ mod tests {
         let problem = Shape::dense(4096, 7168, 2048).problem;
         let chosen = choose(&problem, 132).unwrap().config();
         assert_eq!(find("g7", &problem, 132).unwrap(), KernelConfig { group: 7, ..chosen });
-        let other = find("e4m3_128x48_s5_x2_g3", &problem, 132).unwrap();
-        let expected = KernelConfig { block_m: 128, block_n: 48, stages: 5, cluster: 2, group: 3, ..chosen };
+        let other = find("e4m3_128x48_s5_xb_d_g3", &problem, 132).unwrap();
+        let expected = KernelConfig {
+            block_m: 128,
+            block_n: 48,
+            stages: 5,
+            share: Share::B,
+            store: Store::Direct,
+            group: 3,
+            ..chosen
+        };
         assert_eq!(other, expected);
         let most = find("128x48", &problem, 132).unwrap();
         assert!(KernelConfig { stages: most.stages + 1, ..most }.check().is_err());

@@ -4,7 +4,7 @@
 use std::mem::offset_of;
 
 use cudarc::driver::sys;
-use fp8gemm_jit::KernelConfig;
+use fp8gemm_jit::{KernelConfig, Schedule, Store, tiles};
 use fp8gemm_problem::Problem;
 
 use crate::HopperError;
@@ -20,12 +20,16 @@ pub(crate) struct Arguments {
     b: sys::CUtensorMap,
     scale_a: sys::CUtensorMap,
     scale_b: sys::CUtensorMap,
+    c: sys::CUtensorMap,
     d: sys::CUtensorMap,
     d_tiles: sys::CUtensorMap,
     scales_a: u64,
     scales_b: u64,
-    c: u64,
+    c_elements: u64,
+    d_elements: u64,
     c_stride: u64,
+    d_stride: u64,
+    workspace: u64,
     m: u32,
     n: u32,
     k: u32,
@@ -37,15 +41,14 @@ pub(crate) struct Arguments {
 
 // What the kernel reads lies where the compiler of the kernel puts it.
 const _: () = assert!(size_of::<sys::CUtensorMap>() == 128);
-const _: () = assert!(offset_of!(Arguments, scales_a) == 768 && offset_of!(Arguments, m) == 800);
-const _: () = assert!(offset_of!(Arguments, beta) == 824 && size_of::<Arguments>() == 896);
+const _: () = assert!(offset_of!(Arguments, scales_a) == 896 && offset_of!(Arguments, m) == 952);
+const _: () = assert!(offset_of!(Arguments, beta) == 976 && size_of::<Arguments>() == 1024);
 
 /// CTAs of a launch: one for each SM, or for each tile where there are fewer; whole clusters.
 pub(crate) fn grid(problem: &Problem, config: &KernelConfig, sms: u32) -> u32 {
-    let tiles_n = problem.n.div_ceil(config.block_n as usize).next_multiple_of(config.cluster as usize);
-    let tiles = problem.m.div_ceil(config.block_m as usize) as u64 * tiles_n as u64;
-    // At most the number of SMs.
-    tiles.min(u64::from(sms / config.cluster * config.cluster)) as u32
+    let ctas = u64::from(sms / config.share.cluster() * config.share.cluster());
+    // At most the number of SMs. Runs of stream-K are for all of them.
+    if config.schedule == Schedule::StreamK { ctas as u32 } else { tiles(problem, config).min(ctas) as u32 }
 }
 
 impl Arguments {
@@ -55,6 +58,7 @@ impl Arguments {
         config: &KernelConfig,
         operands: &Operands,
         forms: [ScaleForm; 2],
+        workspace: u64,
     ) -> Result<Self, HopperError> {
         let unused = sys::CUtensorMap { opaque: [0; 16] };
         let mut arguments = Self {
@@ -62,12 +66,16 @@ impl Arguments {
             b: unused,
             scale_a: unused,
             scale_b: unused,
+            c: unused,
             d: unused,
             d_tiles: unused,
             scales_a: 0,
             scales_b: 0,
-            c: 0,
+            c_elements: 0,
+            d_elements: 0,
             c_stride: 0,
+            d_stride: 0,
+            workspace,
             // `check_sizes` has seen that they fit.
             m: p.m as u32,
             n: p.n as u32,
@@ -94,10 +102,10 @@ impl Arguments {
         let changed = |of: fn(&Operands) -> DeviceMatrix| old.is_none_or(|old| of(old) != of(new));
         let (m, n) = (p.m as u64, p.n as u64);
         if changed(|o| o.a) {
-            self.a = codes(p, new.a, m, config.block_m)?;
+            self.a = codes(p, new.a, m, config.block_m / config.share.along_n())?;
         }
         if changed(|o| o.b) {
-            self.b = codes(p, new.b, n, config.block_n)?;
+            self.b = codes(p, new.b, n, config.block_n / config.share.along_m())?;
         }
         if form_a == ScaleForm::BlocksByRows && changed(|o| o.scale_a) {
             self.scale_a = scales(p, new.scale_a, m, config.block_m)?;
@@ -105,13 +113,20 @@ impl Arguments {
         if form_b == ScaleForm::BlocksByRows && changed(|o| o.scale_b) {
             self.scale_b = scales(p, new.scale_b, n, config.block_n)?;
         }
-        if changed(|o| o.d) {
-            (self.d, self.d_tiles) = stores(p, config, new.d)?;
+        if config.store == Store::Tma {
+            if changed(|o| o.d) {
+                (self.d, self.d_tiles) = stores(p, config, new.d)?;
+            }
+            if let Some(c) = new.c.filter(|c| old.and_then(|old| old.c) != Some(*c)) {
+                self.c = atoms(p, c)?;
+            }
         }
         self.scales_a = new.scale_a.pointer;
         self.scales_b = new.scale_b.pointer;
-        self.c = new.c.map_or(0, |c| c.pointer);
+        self.c_elements = new.c.map_or(0, |c| c.pointer);
         self.c_stride = new.c.map_or(0, |c| c.stride as u64);
+        self.d_elements = new.d.pointer;
+        self.d_stride = new.d.stride as u64;
         Ok(())
     }
 }
@@ -140,30 +155,35 @@ fn scales(p: &Problem, matrix: DeviceMatrix, rows: u64, block: u32) -> Result<sy
     })
 }
 
-/// D, which leaves in atoms of 64 rows and 128 bytes; and D as whole tiles of columns, where an atom
-/// can end beyond its tile (else the same map again, which nobody reads).
+/// C or D in atoms of 64 rows and 128 bytes.
+fn atoms(p: &Problem, matrix: DeviceMatrix) -> Result<sys::CUtensorMap, HopperError> {
+    let size = p.d.size() as u64;
+    encode(&Layout {
+        element: if size == 4 { Element::F32 } else { Element::U16 },
+        pointer: matrix.pointer,
+        dimensions: &[p.n as u64, p.m as u64],
+        strides: &[matrix.stride as u64 * size],
+        extent: &[128 / size as u32, 64],
+        swizzle: true,
+    })
+}
+
+/// D in atoms; and D as whole tiles of columns, where an atom can end beyond its tile (else the same
+/// map again, which nobody reads).
 fn stores(
     p: &Problem,
     config: &KernelConfig,
     d: DeviceMatrix,
 ) -> Result<(sys::CUtensorMap, sys::CUtensorMap), HopperError> {
     let (m, n, size) = (p.m as u64, p.n as u64, p.d.size() as u64);
-    let element = if size == 4 { Element::F32 } else { Element::U16 };
     let columns = 128 / size as u32;
-    let whole = encode(&Layout {
-        element,
-        pointer: d.pointer,
-        dimensions: &[n, m],
-        strides: &[d.stride as u64 * size],
-        extent: &[columns, 64],
-        swizzle: true,
-    })?;
+    let whole = atoms(p, d)?;
     let block = u64::from(config.block_n);
     if config.block_n.is_multiple_of(columns) || n < block {
         return Ok((whole, whole));
     }
     let tiles = encode(&Layout {
-        element,
+        element: if size == 4 { Element::F32 } else { Element::U16 },
         pointer: d.pointer,
         dimensions: &[block, n / block, m],
         strides: &[block * size, d.stride as u64 * size],

@@ -53,13 +53,13 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    pub(crate) fn new(plan: &Plan, operands: &Operands) -> Result<Self, HopperError> {
+    pub(crate) fn new(plan: &Plan, operands: &Operands, workspace: u64) -> Result<Self, HopperError> {
         let (problem, config, forms) = (plan.problem(), plan.config(), plan.forms());
-        operands.check(problem, forms)?;
+        operands.check(problem, forms, config.store)?;
         Ok(Self {
             plan: plan.clone(),
             operands: *operands,
-            arguments: Arguments::encode(problem, &config, operands, forms)?,
+            arguments: Arguments::encode(problem, &config, operands, forms, workspace)?,
             grid: grid(problem, &config, plan.sms()),
         })
     }
@@ -81,7 +81,7 @@ impl Prepared {
     /// Those of [`Plan::prepare`].
     pub fn rebind(&mut self, operands: &Operands) -> Result<(), HopperError> {
         let (problem, config, forms) = (self.plan.problem(), self.plan.config(), self.plan.forms());
-        operands.check(problem, forms)?;
+        operands.check(problem, forms, config.store)?;
         let mut arguments = self.arguments;
         arguments.point(problem, &config, forms, Some(&self.operands), operands)?;
         (self.arguments, self.operands) = (arguments, *operands);
@@ -103,8 +103,7 @@ impl Prepared {
     /// - every row, from the pointer on at multiples of the stride, is memory that this device can
     ///   access, and stays allocated;
     /// - A, B, C and the scales are initialised, and nothing writes them;
-    /// - every row of D, the last one too, is allocated up to the next multiple of 16 bytes, which
-    ///   the kernel may write;
+    /// - so is the workspace, which nothing else uses, and which was zeroed before its first launch;
     /// - nothing else reads or writes D;
     /// - D overlaps nothing, except that C may be exactly D (same pointer and stride).
     ///
@@ -137,7 +136,11 @@ impl Prepared {
                 id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
                 pad: Default::default(),
                 value: sys::CUlaunchAttributeValue {
-                    clusterDim: sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: config.cluster, y: 1, z: 1 },
+                    clusterDim: sys::CUlaunchAttributeValue_union__bindgen_ty_1 {
+                        x: config.share.cluster(),
+                        y: 1,
+                        z: 1,
+                    },
                 },
             },
             sys::CUlaunchAttribute {
@@ -147,7 +150,7 @@ impl Prepared {
             },
         ];
         // Those that are wanted lie side by side.
-        let wanted = match (config.cluster > 1, options.overlap_previous) {
+        let wanted = match (config.share.cluster() > 1, options.overlap_previous) {
             (true, true) => 0..2,
             (true, false) => 0..1,
             (false, true) => 1..2,

@@ -63,7 +63,7 @@ pub use host::{HostMatrix, HostStep, HostView, Product, gemm_on_gpu};
 pub use launch::{LaunchOptions, Prepared};
 pub use layout::{DeviceStep, GemmLayout, OperandLayout, StepBytes};
 pub use operands::{DeviceMatrix, Operands};
-pub use plan::Plan;
+pub use plan::{Plan, PlanOptions};
 pub use quantize::{Quantization, QuantizeOperands, QuantizePlan};
 pub use relayout::RelayoutPlan;
 pub use scales::ScaleForm;

@@ -1,5 +1,6 @@
 //! Pointers and strides of one launch, and the rules that they must keep.
 
+use fp8gemm_jit::Store;
 use fp8gemm_problem::{Problem, Side};
 
 use crate::HopperError;
@@ -26,23 +27,21 @@ pub struct Operands {
     pub scale_a: DeviceMatrix,
     /// Scales of B in the plan's [`ScaleForm`].
     pub scale_b: DeviceMatrix,
-    /// C, `[M, N]`: given exactly if beta is not 0. May be D itself.
+    /// C, `[M, N]`: given exactly if beta is not 0. May be D itself. Pointer and stride as for D.
     pub c: Option<DeviceMatrix>,
-    /// D, `[M, N]`; pointer and stride multiples of 16 bytes. TMA clips what it stores at 16 bytes:
-    /// where a row of N elements ends within 16 bytes, the rest of them is overwritten too. Beyond,
-    /// columns from N to the stride are not written. So D may be a slice of columns of a wider
-    /// matrix only if `N * size` is a multiple of 16. (Measured on an H200; so does
-    /// triton-lang/triton#11583 report on an H100.)
+    /// D, `[M, N]`; only its elements are written. Pointer and stride are multiples of 16 bytes where
+    /// the plan's configuration stores by TMA ([`Store::Tma`]), else of the element's size: a plan
+    /// made with [`PlanOptions::direct_store`](crate::PlanOptions::direct_store) takes any.
     pub d: DeviceMatrix,
 }
 
 impl Operands {
-    /// Checks every rule; `forms` are the plan's.
-    pub(crate) fn check(&self, problem: &Problem, forms: [ScaleForm; 2]) -> Result<(), HopperError> {
+    /// Checks every rule; `forms` and `store` are the plan's.
+    pub(crate) fn check(&self, problem: &Problem, forms: [ScaleForm; 2], store: Store) -> Result<(), HopperError> {
         let size = problem.d.size();
         tma("A", self.a, problem.k, 1)?;
         tma("B", self.b, problem.k, 1)?;
-        tma("D", self.d, problem.n, size)?;
+        output("D", self.d, problem.n, size, store)?;
         let sides = [(Side::A, self.scale_a, problem.m, forms[0]), (Side::B, self.scale_b, problem.n, forms[1])];
         for (side, scales, rows, form) in sides {
             let argument = if side == Side::A { "scales of A" } else { "scales of B" };
@@ -63,8 +62,7 @@ impl Operands {
         match (self.c, expected) {
             (None, None) => Ok(()),
             (Some(c), Some(ty)) => {
-                aligned("C", c.pointer, ty.size() as u64)?;
-                wide("C", c, problem.n)?;
+                output("C", c, problem.n, ty.size(), store)?;
                 // C read here while D is written there would be a race.
                 if c.pointer == self.d.pointer && (c.stride != self.d.stride || ty != problem.d) {
                     let rule = format!("C in D's place has D's type and its stride of {} elements", self.d.stride);
@@ -73,6 +71,23 @@ impl Operands {
                 Ok(())
             }
             (found, _) => Err(HopperError::PresenceOfC { found: found.and(problem.c), expected }),
+        }
+    }
+}
+
+/// What the way of storing asks of C and D.
+fn output(
+    argument: &'static str,
+    matrix: DeviceMatrix,
+    columns: usize,
+    size: usize,
+    store: Store,
+) -> Result<(), HopperError> {
+    match store {
+        Store::Tma => tma(argument, matrix, columns, size),
+        Store::Direct => {
+            aligned(argument, matrix.pointer, size as u64)?;
+            wide(argument, matrix, columns)
         }
     }
 }
@@ -133,7 +148,7 @@ mod tests {
             b: at(0x2000, 144),
             scale_a: at(0x3000, 8),
             scale_b: at(0x4004, 2),
-            c: Some(at(0x5002, 6)),
+            c: Some(at(0x5000, 8)),
             d: at(0x6000, 8),
         };
         (problem, operands)
@@ -144,17 +159,17 @@ mod tests {
     #[test]
     fn every_rule_has_its_error() {
         let (problem, o) = good();
-        assert!(o.check(&problem, FORMS).is_ok());
+        assert!(o.check(&problem, FORMS, Store::Tma).is_ok());
         let pointers: [(&str, Operands); 6] = [
             ("A", Operands { a: DeviceMatrix { pointer: 0, ..o.a }, ..o }),
             ("B", Operands { b: DeviceMatrix { pointer: 0x2008, ..o.b }, ..o }),
             ("D", Operands { d: DeviceMatrix { pointer: 0x6002, ..o.d }, ..o }),
             ("scales of A", Operands { scale_a: DeviceMatrix { pointer: 0x3004, ..o.scale_a }, ..o }),
             ("scales of B", Operands { scale_b: DeviceMatrix { pointer: 0x4002, ..o.scale_b }, ..o }),
-            ("C", Operands { c: Some(DeviceMatrix { pointer: 0x5001, stride: 6 }), ..o }),
+            ("C", Operands { c: Some(DeviceMatrix { pointer: 0x5002, stride: 8 }), ..o }),
         ];
         for (name, bad) in pointers {
-            match bad.check(&problem, FORMS) {
+            match bad.check(&problem, FORMS, Store::Tma) {
                 Err(HopperError::Pointer { argument, .. }) => assert_eq!(argument, name),
                 other => panic!("{name}: {other:?}"),
             }
@@ -166,17 +181,26 @@ mod tests {
             ("D", Operands { d: DeviceMatrix { stride: 6, ..o.d }, ..o }),
             ("scales of A", Operands { scale_a: DeviceMatrix { stride: 5, ..o.scale_a }, ..o }),
             ("scales of B", Operands { scale_b: DeviceMatrix { stride: 3, ..o.scale_b }, ..o }),
-            ("C", Operands { c: Some(DeviceMatrix { pointer: 0x5002, stride: 5 }), ..o }),
+            ("C", Operands { c: Some(DeviceMatrix { pointer: 0x5000, stride: 4 }), ..o }),
             ("C", Operands { c: Some(DeviceMatrix { pointer: 0x6000, stride: 16 }), ..o }),
         ];
         for (name, bad) in strides {
-            match bad.check(&problem, FORMS) {
+            match bad.check(&problem, FORMS, Store::Tma) {
                 Err(HopperError::Stride { argument, .. }) => assert_eq!(argument, name),
                 other => panic!("{name}: {other:?}"),
             }
         }
+        // Direct stores take any alignment of whole elements, but not of parts.
+        let loose = Operands {
+            c: Some(DeviceMatrix { pointer: 0x5002, stride: 7 }),
+            d: DeviceMatrix { pointer: 0x6002, stride: 6 },
+            ..o
+        };
+        assert!(loose.check(&problem, FORMS, Store::Direct).is_ok());
+        let odd = Operands { d: DeviceMatrix { pointer: 0x6001, stride: 6 }, ..o };
+        assert!(matches!(odd.check(&problem, FORMS, Store::Direct), Err(HopperError::Pointer { argument: "D", .. })));
         let none = Operands { c: None, ..o };
-        assert!(matches!(none.check(&problem, FORMS), Err(HopperError::PresenceOfC { .. })));
+        assert!(matches!(none.check(&problem, FORMS, Store::Tma), Err(HopperError::PresenceOfC { .. })));
     }
 
     /// Breaks if a message stops naming the argument, its value or the rule.
@@ -184,7 +208,7 @@ mod tests {
     fn messages_name_argument_value_and_rule() {
         let (problem, o) = good();
         let bad = Operands { a: DeviceMatrix { stride: 136, ..o.a }, ..o };
-        let text = bad.check(&problem, FORMS).unwrap_err().to_string();
+        let text = bad.check(&problem, FORMS, Store::Tma).unwrap_err().to_string();
         assert_eq!(
             text,
             "A: row stride of 136 elements: TMA needs multiples of 16 elements (16 bytes); copy it to such rows, as gemm_on_gpu does"

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaStream, sys};
-use fp8gemm_jit::{Compiler, JitError, KernelConfig, KernelScales, choose};
+use fp8gemm_jit::{Compiler, JitError, KernelConfig, KernelScales, Schedule, Store, choose, streams, tma_can_store};
 use fp8gemm_problem::{Problem, Side};
 
 use crate::kernel::Kernel;
@@ -26,6 +26,39 @@ pub struct Plan {
     kernel: Arc<Kernel>,
 }
 
+/// What a plan may count on, or must do without.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct PlanOptions {
+    /// The launch will have a workspace ([`Plan::workspace_bytes`], [`Plan::prepare_with_workspace`]),
+    /// so that stream-K may be chosen. Default: no.
+    pub workspace: bool,
+    /// C and D may have any alignment and stride of whole elements; costs some speed where K is
+    /// short. Default: no, rows of C and D start at multiples of 16 bytes (unless N says otherwise).
+    pub direct_store: bool,
+}
+
+impl PlanOptions {
+    /// Sets [`workspace`](Self::workspace).
+    #[must_use]
+    pub fn workspace(self, workspace: bool) -> Self {
+        Self { workspace, ..self }
+    }
+
+    /// Sets [`direct_store`](Self::direct_store).
+    #[must_use]
+    pub fn direct_store(self, direct_store: bool) -> Self {
+        Self { direct_store, ..self }
+    }
+
+    /// The candidate as it is, changed, or not at all.
+    fn admit(self, config: KernelConfig) -> Option<KernelConfig> {
+        let config = if self.direct_store { KernelConfig { store: Store::Direct, ..config } } else { config };
+        let enough = self.workspace || config.schedule != Schedule::StreamK;
+        Some(config).filter(|config| enough && config.check().is_ok())
+    }
+}
+
 impl Plan {
     /// Chooses a configuration as [`fp8gemm_jit::choose`] does, compiles and loads it. A candidate
     /// that the compiler at hand makes spill registers is passed over with a warning: every
@@ -35,17 +68,30 @@ impl Plan {
     /// [`HopperError::Jit`] where no kernel computes the problem (M, N or K of 0 among them) or the
     /// compiler is missing, [`HopperError::TooLarge`], [`HopperError::Cuda`].
     pub fn new(gpu: &Gpu, compiler: &Compiler, problem: &Problem) -> Result<Self, HopperError> {
+        Self::with_options(gpu, compiler, problem, PlanOptions::default())
+    }
+
+    /// The same with options.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_options(
+        gpu: &Gpu,
+        compiler: &Compiler,
+        problem: &Problem,
+        options: PlanOptions,
+    ) -> Result<Self, HopperError> {
         let mut rejected = None;
-        for candidate in choose(problem, gpu.sms())?.candidates {
-            match Self::load(gpu, compiler, problem, candidate.config) {
+        for config in choose(problem, gpu.sms())?.candidates.iter().filter_map(|one| options.admit(one.config)) {
+            match Self::load(gpu, compiler, problem, config) {
                 Err(HopperError::Jit(error @ JitError::Rejected { .. })) => {
-                    tracing::warn!(%problem, config = %candidate.config, %error, "configuration passed over");
+                    tracing::warn!(%problem, %config, %error, "configuration passed over");
                     rejected.get_or_insert(error);
                 }
                 plan => return plan,
             }
         }
-        // `choose` gives at least one candidate, so that all were rejected.
+        // `choose` gives at least one candidate that no option excludes, so that all were rejected.
         Err(rejected.map_or(HopperError::Unsupported { problem: *problem, rule: "no configuration" }, HopperError::Jit))
     }
 
@@ -60,7 +106,7 @@ impl Plan {
         config: KernelConfig,
     ) -> Result<Self, HopperError> {
         // Whatever is chosen has the types, scales and accumulation that the problem needs.
-        check_config(problem, &config, &choose(problem, gpu.sms())?.config())?;
+        check_config(problem, &config, &choose(problem, gpu.sms())?.config(), gpu.sms())?;
         Self::load(gpu, compiler, problem, config)
     }
 
@@ -112,7 +158,27 @@ impl Plan {
     /// [`HopperError::Pointer`], [`HopperError::Stride`], [`HopperError::PresenceOfC`], each naming
     /// the argument, its value and the rule; [`HopperError::Cuda`].
     pub fn prepare(&self, operands: &Operands) -> Result<Prepared, HopperError> {
-        Prepared::new(self, operands)
+        self.prepare_with_workspace(operands, 0)
+    }
+
+    /// Bytes of device memory that a launch needs besides its operands: 0 unless the plan was made
+    /// with [`PlanOptions::workspace`] and its schedule is stream-K.
+    pub fn workspace_bytes(&self) -> usize {
+        self.config.workspace_bytes(crate::arguments::grid(&self.problem, &self.config, self.sms))
+    }
+
+    /// [`prepare`](Self::prepare) with the address of [`workspace_bytes`](Self::workspace_bytes) of
+    /// device memory at a multiple of 128 bytes. It is zeroed before its first launch; every launch
+    /// leaves it ready for the next. Launches that may run at the same time need one each.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare), and [`HopperError::Pointer`] for the workspace.
+    pub fn prepare_with_workspace(&self, operands: &Operands, workspace: u64) -> Result<Prepared, HopperError> {
+        if self.workspace_bytes() > 0 && (workspace == 0 || !workspace.is_multiple_of(128)) {
+            let rule = "is not a workspace: this plan needs one (Plan::workspace_bytes), at a multiple of 128 bytes";
+            return Err(HopperError::Pointer { argument: "workspace", value: workspace, rule });
+        }
+        Prepared::new(self, operands, workspace)
     }
 
     /// Checks, encodes and launches: [`prepare`](Self::prepare) and [`Prepared::launch`].
@@ -131,7 +197,7 @@ impl Plan {
 
 /// A configuration computes a problem if it agrees with one that was chosen for it in all that
 /// matters to the bits.
-fn check_config(problem: &Problem, config: &KernelConfig, chosen: &KernelConfig) -> Result<(), HopperError> {
+fn check_config(problem: &Problem, config: &KernelConfig, chosen: &KernelConfig, sms: u32) -> Result<(), HopperError> {
     config.check()?;
     let blocks = problem.k.div_ceil(128);
     let fields = [
@@ -141,6 +207,8 @@ fn check_config(problem: &Problem, config: &KernelConfig, chosen: &KernelConfig)
         ("accumulation", config.accumulation == chosen.accumulation),
         ("type of D", config.output == chosen.output),
         ("type of C", config.c == chosen.c),
+        ("way of storing D", config.store == Store::Direct || tma_can_store(problem)),
+        ("number of tiles for stream-K", config.schedule != Schedule::StreamK || streams(problem, config, sms)),
         ("number of K blocks", config.scales != KernelScales::Block1d2d || blocks <= config.max_k_blocks as usize),
     ];
     for (field, agrees) in fields {

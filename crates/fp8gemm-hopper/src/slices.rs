@@ -206,8 +206,6 @@ impl Plan {
             (Addend::None, Some(_)) => return Err(HopperError::PresenceOfC { found: None, expected }),
             (_, None) => return Err(HopperError::PresenceOfC { found: Some(C::TYPE), expected }),
         }
-        // TMA ends a row of D at 16 bytes.
-        let whole_n = p.n.next_multiple_of(16 / p.d.size());
         let [form_a, form_b] = [Side::A, Side::B].map(|side| self.scale_form(side));
         self.readable("A", &inputs.a, (p.m, p.k))?;
         self.readable("B", &inputs.b, (p.n, p.k))?;
@@ -216,7 +214,7 @@ impl Plan {
         if let Addend::Separate(c) = c {
             self.readable("C", c, (p.m, p.n))?;
         }
-        long_enough("D", d.data.len(), (p.m, whole_n), d.stride)?;
+        long_enough("D", d.data.len(), (p.m, p.n), d.stride)?;
         self.same_context("D", d.data.stream())?;
 
         let at = |pointer, stride| DeviceMatrix { pointer, stride };

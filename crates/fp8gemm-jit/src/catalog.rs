@@ -13,8 +13,9 @@ use crate::elementwise::ElementwiseKernel;
 use crate::source::KERNEL;
 use crate::{BASE_OPTIONS, Unit, choose};
 
-/// Rows and columns of D: a few tokens, a narrow weight, a large product.
-const SHAPES: [(usize, usize); 4] = [(1, 7168), (64, 4096), (512, 576), (4096, 4096)];
+/// Rows and columns of D: one tile or many (in every shape of tile no multiple of the SMs), with
+/// rows that end at multiples of 16 bytes or not.
+const SHAPES: [(usize, usize); 4] = [(1, 16), (1, 15), (5000, 5008), (5000, 5001)];
 /// SMs of an H20, an H100 PCIe and the SXM cards.
 const SMS: [u32; 3] = [78, 114, 132];
 /// Scales of A and of B: one pair for each way in which kernels apply them.
@@ -134,7 +135,9 @@ fn axes(config: &KernelConfig) -> Vec<String> {
         block_m,
         block_n,
         stages,
-        cluster,
+        share,
+        schedule,
+        store,
         group,
         max_k_blocks: _,
     } = *config;
@@ -145,7 +148,10 @@ fn axes(config: &KernelConfig) -> Vec<String> {
         format!("{scales} {chain}"),
         output.to_string(),
         format!("{c:?}"),
-        format!("{block_m}x{block_n}x{cluster}"),
+        format!("{block_m}x{block_n}"),
+        format!("{share:?}"),
+        format!("{schedule:?}"),
+        format!("{store:?}"),
         stages.to_string(),
         group.to_string(),
     ]

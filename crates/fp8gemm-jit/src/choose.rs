@@ -1,29 +1,30 @@
 //! Which configuration for which problem: a pure function of the problem and the number of SMs.
 //!
-//! The estimate of a tile shape, in cycles of one SM:
+//! The estimate of a configuration, in cycles of one SM:
 //!
 //! ```text
-//! block    = max( BM * BN / 32 / e ,  128 (BM/c + BN) / 60 )       tensor cores; L2
-//! tile     = ceil(K / 128) * block + start + BM * BN * size(D) / 24   K loop; first load and store
-//! waves    = halfway between tiles / SMs and its ceiling, but at least 1
+//! block    = max( BM * BN / 32 / e ,  128 (BM/a + BN/b) / 60 )     tensor cores; L2
+//! tile     = ceil(K / 128) * block + start + BM * BN * size(D) / s   K loop; first load and store
+//! waves    = halfway between tiles / SMs and its ceiling, but at least 1; stream-K: 1.02 tiles / SMs
 //! compute  = waves * tile + 3500                                   and the launch
 //! memory   = (M K + N K + size(D) M N) / HBM
 //! time     = max(compute / 1.55 GHz, memory)
 //! ```
 //!
 //! `e` is the share of the tensor cores' time that the serial loop reaches: a warpgroup's promotion
-//! hides behind the other's `wgmma` if that is long enough, so it grows with the tile. `start` is
-//! 900 cycles, 1350 for 256 rows. CTAs drift apart, so a nearly empty last wave costs less than a
-//! full one. All constants are fitted to the H200 measurements in `docs/performance.md`; the clock is
-//! the one that the power limit leaves on large problems. The model ranks tiles; it is not a
-//! prediction of time.
+//! hides behind the other's `wgmma` if that is long enough, so it grows with the tile. `a` and `b`
+//! are 2 where clusters share A or B. `start` is 900 cycles, 1350 for 256 rows; `s` is 24 bytes in a
+//! cycle, 18 where D is stored directly. Stream-K pays for handing accumulators over. CTAs drift
+//! apart, so a nearly empty last wave costs less than a full one. All constants are fitted to the
+//! H200 measurements in `docs/performance.md`; the clock is the one that the power limit leaves on
+//! large problems. The model ranks configurations; it is not a prediction of time.
 
 use core::fmt;
 
 use fp8gemm_problem::{OutputType, Policy, Problem, ScaleLayout};
 
 use crate::JitError;
-use crate::config::{Accumulation, KernelConfig, KernelScales, SHARED_LIMIT};
+use crate::config::{Accumulation, KernelConfig, KernelScales, SHARED_LIMIT, Schedule, Share, Store};
 
 /// Bytes that L2 delivers to one SM in a cycle when all ask.
 const L2_BYTES_PER_CYCLE: f64 = 60.0;
@@ -32,17 +33,43 @@ const CLOCK: f64 = 1.55e9;
 /// Bytes that HBM delivers in a second.
 const HBM: f64 = 4.25e12;
 
-/// Tile shapes (rows, columns, CTAs that share A) worth considering, best first for equal estimates.
-const TILES: [(u32, u32, u32); 9] = [
-    (256, 128, 1),
-    (128, 192, 1),
-    (256, 112, 1),
-    (128, 160, 1),
-    (256, 128, 2),
-    (128, 128, 1),
-    (128, 64, 1),
-    (128, 32, 1),
-    (128, 16, 1),
+/// Registers of a math thread that accumulators, chain and column scales may take.
+const MOST_REGISTERS: u32 = 201;
+
+/// A shape of the work, before a problem fills it in.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    block_m: u32,
+    block_n: u32,
+    share: Share,
+    schedule: Schedule,
+    /// Whether D is stored directly although TMA could: that leaves room for a stage.
+    direct: bool,
+}
+
+const fn shape(block_m: u32, block_n: u32) -> Shape {
+    Shape { block_m, block_n, share: Share::Nothing, schedule: Schedule::Cooperative, direct: false }
+}
+
+/// Shapes worth considering, best first for equal estimates.
+const SHAPES: [Shape; 17] = [
+    Shape { share: Share::A, direct: true, ..shape(256, 128) },
+    shape(256, 128),
+    Shape { direct: true, ..shape(256, 128) },
+    shape(128, 192),
+    Shape { share: Share::B, ..shape(128, 192) },
+    Shape { direct: true, ..shape(256, 112) },
+    shape(128, 160),
+    shape(128, 144),
+    shape(128, 128),
+    Shape { share: Share::A, ..shape(128, 128) },
+    shape(128, 64),
+    shape(128, 32),
+    shape(128, 16),
+    Shape { schedule: Schedule::StreamK, ..shape(128, 192) },
+    Shape { schedule: Schedule::StreamK, share: Share::A, direct: true, ..shape(256, 128) },
+    Shape { schedule: Schedule::StreamK, ..shape(128, 128) },
+    Shape { schedule: Schedule::StreamK, ..shape(128, 144) },
 ];
 
 /// One candidate and what the model says of it.
@@ -119,15 +146,15 @@ pub fn choose(problem: &Problem, sms: u32) -> Result<Choice, JitError> {
         Policy::Chain => Accumulation::Chain,
         _ => return Err(unsupported("the kernels know the policies promote128 and chain")),
     };
-    let mut candidates: Vec<Estimate> = TILES
+    let mut candidates: Vec<Estimate> = SHAPES
         .into_iter()
-        .filter_map(|tile| config(problem, scales, accumulation, tile))
+        .filter_map(|shape| config(problem, scales, accumulation, shape, sms.max(1)))
         .map(|config| estimate(problem, config, sms.max(1)))
         .collect();
     if candidates.is_empty() {
         return Err(unsupported("the scales of one tile do not fit shared memory: K is too large"));
     }
-    // Stable: equal estimates keep the order of TILES.
+    // Stable: equal estimates keep the order of SHAPES.
     candidates.sort_by(|x, y| x.us().total_cmp(&y.us()));
     Ok(Choice { candidates })
 }
@@ -145,19 +172,33 @@ fn kernel_scales(a: ScaleLayout, b: ScaleLayout) -> Option<KernelScales> {
     }
 }
 
-/// The tile shape filled in, with as many stages as fit; nothing where it cannot be.
+/// Whether rows of D end at multiples of 16 bytes. TMA clips what it stores there, so that it would
+/// write beyond rows that end elsewhere: those need [`Store::Direct`].
+pub fn tma_can_store(problem: &Problem) -> bool {
+    (problem.n as u128 * problem.d.size() as u128).is_multiple_of(16)
+}
+
+/// The shape filled in; nothing where it cannot be.
 fn config(
     problem: &Problem,
     scales: KernelScales,
     accumulation: Accumulation,
-    (block_m, block_n, cluster): (u32, u32, u32),
+    shape: Shape,
+    sms: u32,
 ) -> Option<KernelConfig> {
-    // Accumulators, chain and column scales must fit 232 registers with room for addresses: 200
-    // spilled a few bytes (1D1D, 128x160, no C).
+    let Shape { block_m, block_n, share, schedule, direct } = shape;
+    // Accumulators, chain and column scales must fit 232 registers with room for addresses.
     let waves = block_m / 128;
     let chain = u32::from(accumulation == Accumulation::Promote128);
     let columns = u32::from(scales == KernelScales::Block1d1d);
-    if block_n / 2 * (waves + chain) + block_n / 4 * columns >= 200 {
+    if block_n / 2 * (waves + chain) + block_n / 4 * columns >= MOST_REGISTERS {
+        return None;
+    }
+    let c = problem.c.filter(|_| problem.epilogue.reads_c());
+    let store =
+        if direct || !tma_can_store(problem) || c.is_some_and(|c| c != problem.d) { Store::Direct } else { Store::Tma };
+    // What is direct anyway is not a choice of its own; C comes by TMA or not at all fast.
+    if direct && (c.is_some() || (!tma_can_store(problem) && share == Share::Nothing)) {
         return None;
     }
     let k_blocks = u32::try_from(problem.k.div_ceil(128)).ok()?;
@@ -167,50 +208,101 @@ fn config(
         scales,
         accumulation,
         output: problem.d,
-        c: problem.c.filter(|_| problem.epilogue.reads_c()),
+        c,
         block_m,
         block_n,
         stages: 8,
-        cluster,
-        // All rows of tiles at once where K is short: B is then read once.
-        group: if k_blocks <= 12 { 64 } else { 16 },
+        share,
+        schedule,
+        store,
+        // All rows of tiles at once where K is short: B is then read once. Clusters take two
+        // neighbours, so that half of the usual 16 rows are as wide.
+        group: match share {
+            _ if k_blocks <= 12 => 64,
+            Share::Nothing => 16,
+            Share::A | Share::B => 8,
+        },
         max_k_blocks: match scales {
             KernelScales::Block1d2d => k_blocks.max(16).checked_next_power_of_two()?,
-            // Unused: one kernel for every K.
-            _ => 1,
+            KernelScales::Block1d1d | KernelScales::AtEnd => 0,
         },
     };
+    if schedule == Schedule::StreamK && !streams(problem, &most, sms) {
+        return None;
+    }
+    let fits = |stages: &u32| KernelConfig { stages: *stages, ..most }.shared_bytes() <= SHARED_LIMIT;
+    let deepest = (2..=8).rev().find(fits)?;
+    // Tiles start at the first stage, so loads run ahead into the next tile by all stages only if
+    // their number divides that of the blocks: 4 and 8 mostly do. A single tile takes what there is.
+    let several = tiles(problem, &most) > u64::from(sms);
     let stages =
-        (2..=8).rev().find(|stages| KernelConfig { stages: *stages, ..most }.shared_bytes() <= SHARED_LIMIT)?;
+        if several { [8, 4].into_iter().find(|stages| *stages <= deepest).unwrap_or(deepest) } else { deepest };
     Some(KernelConfig { stages, ..most }).filter(|config| config.check().is_ok())
+}
+
+/// Whether stream-K has tiles to cut on a GPU with `sms` SMs: more than clusters, and not a multiple
+/// of them; the kernel counts blocks of the last two waves in 32 bits. A kernel with
+/// [`Schedule::StreamK`] must not be launched otherwise.
+pub fn streams(problem: &Problem, config: &KernelConfig, sms: u32) -> bool {
+    let clusters = u64::from(sms / config.share.cluster());
+    let tiles = tiles(problem, config) / u64::from(config.share.cluster());
+    let blocks = problem.k.div_ceil(128) as u64;
+    clusters > 0
+        && tiles > clusters
+        && !tiles.is_multiple_of(clusters)
+        && blocks.checked_mul(2 * clusters).is_some_and(|blocks| blocks < 1 << 31)
+}
+
+/// Output tiles, whole clusters of them.
+pub fn tiles(problem: &Problem, config: &KernelConfig) -> u64 {
+    let along = |size: usize, block: u32, share: u32| size.div_ceil((block * share) as usize) as u64 * u64::from(share);
+    let rows = along(problem.m, config.block_m, config.share.along_m());
+    rows.saturating_mul(along(problem.n, config.block_n, config.share.along_n()))
 }
 
 fn estimate(problem: &Problem, config: KernelConfig, sms: u32) -> Estimate {
     let (m, n, k) = (problem.m as f64, problem.n as f64, problem.k as f64);
     let (block_m, block_n) = (f64::from(config.block_m), f64::from(config.block_n));
-    let columns = problem.n.div_ceil(config.block_n as usize).next_multiple_of(config.cluster as usize);
-    let tiles = (problem.m.div_ceil(config.block_m as usize) * columns) as u64;
-    let sms = u64::from(sms / config.cluster * config.cluster).max(1);
+    let tiles = tiles(problem, &config);
+    let cluster = config.share.cluster();
+    let sms = u64::from(sms / cluster * cluster).max(1);
     let waves = tiles.div_ceil(sms);
-    let effective_waves = (0.5 * (waves as f64 + tiles as f64 / sms as f64)).max(1.0);
+    let full = tiles as f64 / sms as f64;
+    let column_scales = config.scales == KernelScales::Block1d1d;
     let exposed = match (config.block_m, config.block_n) {
-        (_, 192..) => 0.97,
+        (256, 128) if config.stages >= 4 && config.share == Share::A => 0.99,
+        (256, 128) if config.stages >= 4 => 0.95,
+        (_, 192..) => 0.955,
         (256, 128..) => 0.94,
-        (256, _) | (_, 160..) => 0.91,
-        (_, 128..) => 0.88,
+        (256, _) => 0.93,
+        (_, 160..) if column_scales => 0.84,
+        (_, 144..) => 0.91,
+        (_, 128..) if column_scales && config.share == Share::A => 0.89,
+        (_, 128..) => 0.87,
         (_, 64..) => 0.70,
         _ => 0.45,
     };
-    let tensor = block_m * block_n / 32.0 / exposed;
-    let l2 = 128.0 * (block_m / f64::from(config.cluster) + block_n) / L2_BYTES_PER_CYCLE;
+    // 1D1D has twice the arithmetic beside the tensor cores; two stages cannot run ahead.
+    let scales = if column_scales { 0.62 } else { 1.0 };
+    let depth = if config.stages == 2 { 0.75 } else { 1.0 };
+    let tensor = block_m * block_n / 32.0 / (exposed * scales * depth);
+    let shared = |along: u32| f64::from(along);
+    let l2 = 128.0 * (block_m / shared(config.share.along_n()) + block_n / shared(config.share.along_m()))
+        / L2_BYTES_PER_CYCLE;
     let size = problem.d.size() as f64;
     let c = if config.c.is_some() { 1.5 } else { 1.0 };
-    // A small charge for pairing CTAs, which pays only where L2 is the limit.
-    let pairing = if config.cluster > 1 { 1.01 } else { 1.0 };
+    // A small charge for pairing CTAs, which start and end together.
+    let pairing = if cluster > 1 { 1.005 } else { 1.0 };
     let start = if config.block_m == 256 { 1350.0 } else { 900.0 };
-    let store = start + block_m * block_n * size * c / 24.0;
+    let store_rate = if config.store == Store::Direct { 18.0 } else { 24.0 };
+    let store = start + block_m * block_n * size * c / store_rate;
     let tile = (problem.k.div_ceil(128) as f64) * tensor.max(l2) * pairing + store;
-    let cycles = effective_waves * tile + 3500.0;
+    let (rounds, handover) = match config.schedule {
+        // CTAs no longer run side by side along K, which costs L2; accumulators go out and in again.
+        Schedule::StreamK => (1.02 * full, 2.0 * block_m * block_n * 4.0 / 40.0),
+        Schedule::Cooperative | Schedule::PingPong => ((0.5 * (waves as f64 + full)).max(1.0), 0.0),
+    };
+    let cycles = rounds * tile + handover + if cluster > 1 { 4500.0 } else { 3500.0 };
     let read_c = if config.c.is_some() { problem.c.map_or(0, OutputType::size) as f64 } else { 0.0 };
     let bytes = m * k + n * k + (size + read_c) * m * n;
     Estimate { config, tiles, waves, compute_us: cycles / CLOCK * 1e6, memory_us: bytes / HBM * 1e6 }
@@ -239,7 +331,7 @@ mod tests {
         assert_eq!(tile(&dense(4096, 32768, 512), 132), (128, 192));
         assert_eq!(tile(&dense(4096, 7168, 2048), 132), (256, 128));
         assert_eq!(tile(&dense(4096, 2112, 7168), 132), (128, 192));
-        assert_eq!(tile(&dense(4096, 576, 7168), 132), (128, 160));
+        assert_eq!(tile(&dense(4096, 576, 7168), 132), (128, 144));
         assert_eq!(tile(&dense(512, 7168, 16384), 132), (256, 112));
         assert_eq!(tile(&dense(512, 7168, 2048), 132), (256, 112));
     }

@@ -32,11 +32,65 @@ pub enum Accumulation {
     Chain,
 }
 
+/// Which operand the two CTAs of a cluster share by TMA multicast: each loads one half of it for
+/// both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Share {
+    /// No clusters.
+    #[default]
+    Nothing,
+    /// Neighbours along N share their rows of A.
+    A,
+    /// Neighbours along M share their rows of B.
+    B,
+}
+
+impl Share {
+    /// CTAs of a cluster.
+    pub const fn cluster(self) -> u32 {
+        self.along_m() * self.along_n()
+    }
+
+    /// Tiles of a cluster along M.
+    pub const fn along_m(self) -> u32 {
+        if matches!(self, Self::B) { 2 } else { 1 }
+    }
+
+    /// Tiles of a cluster along N.
+    pub const fn along_n(self) -> u32 {
+        if matches!(self, Self::A) { 2 } else { 1 }
+    }
+}
+
+/// Who computes which part of D when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Schedule {
+    /// Both math warpgroups on each tile, whole tiles.
+    #[default]
+    Cooperative,
+    /// Math warpgroups take turns, each with tiles of its own.
+    PingPong,
+    /// Cooperative; the last tiles are cut along K into equal runs, of which each continues the
+    /// accumulators of the one before. Needs a [workspace](KernelConfig::workspace_bytes).
+    StreamK,
+}
+
+/// How D gets to memory, and C from there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Store {
+    /// By TMA: rows of D (and C, of D's type) start at, and end at, multiples of 16 bytes.
+    #[default]
+    Tma,
+    /// By ordinary stores, for any alignment of D and any type of C.
+    Direct,
+}
+
 /// Everything that is a constant in one compiled kernel. No field changes a bit of the result
 /// beyond what [`KernelScales`], [`Accumulation`] and the types say: tiles, stages, clusters and
 /// raster are free choices.
 ///
-/// Prints as one word for lists and logs, e.g. `e4m3_e4m3_1d2d_bf16_256x128_s3_k128_g16`.
+/// Prints as one word for lists and logs, e.g. `e4m3_e4m3_1d2d_bf16_256x128_s3_k128_g16`; after the
+/// stages `xa` or `xb` say what clusters share, `pp` ping-pong, `sk` stream-K, `d` direct stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KernelConfig {
     /// Element type of A.
@@ -51,14 +105,20 @@ pub struct KernelConfig {
     pub output: OutputType,
     /// Element type of C, where the epilogue reads one.
     pub c: Option<OutputType>,
-    /// Rows of an output tile: 128 or 256 (one or two 64-row waves for each of two warpgroups).
+    /// Rows of an output tile: one or two 64-row waves for each warpgroup that works on it, so 128 or
+    /// 256, in ping-pong 64 or 128.
     pub block_m: u32,
-    /// Columns of an output tile: a multiple of 16, at most 256.
+    /// Columns of an output tile: a multiple of 8 (of 16 where clusters share B), at most 256.
     pub block_n: u32,
-    /// Depth of the ring of operand blocks in shared memory.
+    /// Depth of the ring of operand blocks in shared memory. Tiles start at its first stage, so a
+    /// divisor of the number of K blocks lets loads run ahead from tile to tile.
     pub stages: u32,
-    /// CTAs that share their rows of A by TMA multicast: 1 or 2.
-    pub cluster: u32,
+    /// What clusters share.
+    pub share: Share,
+    /// Who computes what when.
+    pub schedule: Schedule,
+    /// How D is stored.
+    pub store: Store,
     /// Rows of tiles that are walked together for the sake of the L2 cache.
     pub group: u32,
     /// Blocks of K for which 128x128 scales of B fit into shared memory (only
@@ -67,8 +127,14 @@ pub struct KernelConfig {
 }
 
 impl KernelConfig {
-    /// Math warpgroups; each has its own 64-row waves of the tile.
+    /// Math warpgroups.
     pub const MATH_GROUPS: u32 = 2;
+
+    /// 64-row waves of a tile that one warpgroup has.
+    pub const fn waves(&self) -> u32 {
+        let groups = if matches!(self.schedule, Schedule::PingPong) { 1 } else { Self::MATH_GROUPS };
+        self.block_m / (64 * groups)
+    }
 
     /// Threads of a CTA: the math warpgroups and one that loads.
     pub const fn threads(&self) -> u32 {
@@ -90,11 +156,25 @@ impl KernelConfig {
         let stage = BLOCK_K * (self.block_m + self.block_n)
             + if self.scales == KernelScales::AtEnd { 0 } else { 4 * self.block_m }
             + if self.scales == KernelScales::Block1d1d { (4 * self.block_n).next_multiple_of(128) } else { 0 };
-        let d = self.block_m / 64 * self.block_n.div_ceil(self.store_columns()) * 64 * 128;
-        let slots = if self.scales == KernelScales::Block1d2d { 8 * self.scales_b() * self.max_k_blocks } else { 0 };
-        let barriers = 8 * (2 * self.stages + 4);
+        let warpgroup = match self.store {
+            Store::Tma => self.waves() * self.block_n.div_ceil(self.store_columns()) * 64 * 128,
+            Store::Direct => 4 * 16 * 128,
+        };
+        let scales = if self.scales == KernelScales::Block1d2d { 4 * self.scales_b() * self.max_k_blocks } else { 0 };
+        let barriers = 8 * (2 * self.stages + 4 + 2 * Self::MATH_GROUPS);
         // The kernel aligns its start to 1,024 bytes itself.
-        self.stages * stage + d + slots + barriers + 1024
+        self.stages * stage + Self::MATH_GROUPS * warpgroup + 2 * (16 + scales) + barriers + 1024
+    }
+
+    /// Bytes of device memory that a launch of `ctas` CTAs works with besides its operands: 0 but for
+    /// [`Schedule::StreamK`]. Flags first, then a tile of accumulators for each CTA.
+    pub fn workspace_bytes(&self, ctas: u32) -> usize {
+        if self.schedule != Schedule::StreamK {
+            return 0;
+        }
+        let ctas = ctas as usize;
+        (4 * Self::MATH_GROUPS as usize * ctas).next_multiple_of(128)
+            + ctas * (4 * self.block_m * self.block_n) as usize
     }
 
     /// Groups of columns of a tile that share a 128x128 scale of B wherever the tile lies: tiles
@@ -112,17 +192,18 @@ impl KernelConfig {
     /// [`JitError::Config`].
     pub fn check(&self) -> Result<(), JitError> {
         let fail = |field, value, rule| Err(JitError::Config { config: *self, field, value, rule });
-        if !matches!(self.block_m, 128 | 256) {
-            return fail("block_m", self.block_m, "it must be 128 or 256");
+        let legal_rows = if self.schedule == Schedule::PingPong { [64, 128] } else { [128, 256] };
+        if !legal_rows.contains(&self.block_m) {
+            return fail("block_m", self.block_m, "it must be 128 or 256, in ping-pong 64 or 128");
         }
-        if self.block_n == 0 || !self.block_n.is_multiple_of(16) || self.block_n > 256 {
-            return fail("block_n", self.block_n, "it must be a multiple of 16 from 16 to 256");
+        if self.block_n == 0 || !self.block_n.is_multiple_of(8 * self.share.along_m()) || self.block_n > 256 {
+            return fail("block_n", self.block_n, "it must be a multiple of 8 (16 where B is shared) up to 256");
         }
         if !(2..=16).contains(&self.stages) {
             return fail("stages", self.stages, "it must be 2 to 16");
         }
-        if !matches!(self.cluster, 1 | 2) {
-            return fail("cluster", self.cluster, "it must be 1 or 2");
+        if self.store == Store::Tma && self.c.is_some_and(|c| c != self.output) {
+            return fail("store", 0, "TMA brings C to D's place, so C has D's type");
         }
         if self.group == 0 {
             return fail("group", self.group, "it must be at least 1");
@@ -161,9 +242,17 @@ impl fmt::Display for KernelConfig {
             write!(f, "_c{c}")?;
         }
         write!(f, "_{}x{}_s{}", self.block_m, self.block_n, self.stages)?;
-        if self.cluster > 1 {
-            write!(f, "_x{}", self.cluster)?;
-        }
+        f.write_str(match self.share {
+            Share::Nothing => "",
+            Share::A => "_xa",
+            Share::B => "_xb",
+        })?;
+        f.write_str(match self.schedule {
+            Schedule::Cooperative => "",
+            Schedule::PingPong => "_pp",
+            Schedule::StreamK => "_sk",
+        })?;
+        f.write_str(if self.store == Store::Direct { "_d" } else { "" })?;
         if self.scales == KernelScales::Block1d2d {
             write!(f, "_k{}", self.max_k_blocks)?;
         }
@@ -185,7 +274,9 @@ pub(crate) mod tests {
         block_m: 256,
         block_n: 128,
         stages: 3,
-        cluster: 1,
+        share: Share::Nothing,
+        schedule: Schedule::Cooperative,
+        store: Store::Tma,
         group: 16,
         max_k_blocks: 128,
     };
@@ -199,20 +290,22 @@ pub(crate) mod tests {
             scales: KernelScales::AtEnd,
             accumulation: Accumulation::Chain,
             c: Some(OutputType::F32),
-            cluster: 2,
+            share: Share::A,
+            store: Store::Direct,
             ..LARGE
         };
-        assert_eq!(end.to_string(), "e4m3_e4m3_end_chain_bf16_cf32_256x128_s3_x2_g16");
+        assert_eq!(end.to_string(), "e4m3_e4m3_end_chain_bf16_cf32_256x128_s3_xa_d_g16");
     }
 
     /// Breaks if the host asks for another amount of shared memory than the kernel lays out; the
     /// numbers are those of kernels that ran on an H200.
     #[test]
     fn shared_memory_is_the_kernels() {
-        assert_eq!(LARGE.shared_bytes(), 218_192);
-        assert_eq!(KernelConfig { block_m: 128, stages: 5, ..LARGE }.shared_bytes(), 201_328);
-        assert_eq!(KernelConfig { block_m: 128, block_n: 192, stages: 4, ..LARGE }.shared_bytes(), 219_232);
-        assert_eq!(KernelConfig { block_n: 112, ..LARGE }.shared_bytes(), 218_192);
+        assert_eq!(LARGE.shared_bytes(), 218_256);
+        assert_eq!(KernelConfig { block_m: 128, stages: 5, ..LARGE }.shared_bytes(), 201_392);
+        assert_eq!(KernelConfig { block_m: 128, block_n: 192, stages: 4, ..LARGE }.shared_bytes(), 219_296);
+        assert_eq!(KernelConfig { block_n: 112, ..LARGE }.shared_bytes(), 218_256);
+        assert_eq!(KernelConfig { stages: 4, store: Store::Direct, ..LARGE }.shared_bytes(), 219_296);
     }
 
     /// Breaks if an impossible configuration reaches the compiler, whose messages help nobody.
@@ -221,10 +314,12 @@ pub(crate) mod tests {
         assert!(LARGE.check().is_ok());
         for bad in [
             KernelConfig { block_m: 64, ..LARGE },
-            KernelConfig { block_n: 120, ..LARGE },
+            KernelConfig { block_n: 100, ..LARGE },
+            KernelConfig { block_n: 120, share: Share::B, ..LARGE },
+            KernelConfig { c: Some(OutputType::F32), ..LARGE },
             KernelConfig { block_n: 272, ..LARGE },
             KernelConfig { stages: 4, ..LARGE },
-            KernelConfig { cluster: 3, ..LARGE },
+            KernelConfig { schedule: Schedule::PingPong, ..LARGE },
             KernelConfig { accumulation: Accumulation::Chain, ..LARGE },
         ] {
             assert!(matches!(bad.check(), Err(JitError::Config { .. })), "{bad}");

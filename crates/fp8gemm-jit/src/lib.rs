@@ -46,9 +46,9 @@ pub mod sass;
 mod source;
 
 pub use cache::{CACHE_VARIABLE, Cache, Cleared, Imported, Key, Listed, Metadata, cache_root};
-pub use choose::{Choice, Estimate, choose};
+pub use choose::{Choice, Estimate, choose, streams, tiles, tma_can_store};
 pub use compiler::{Checked, Compiler, Made, Unit, compile_checked};
-pub use config::{Accumulation, KernelConfig, KernelScales, SHARED_LIMIT};
+pub use config::{Accumulation, KernelConfig, KernelScales, SHARED_LIMIT, Schedule, Share, Store};
 pub use cubin::{Architecture, Cubin, CubinKernel};
 pub use elementwise::{BlockScales, ElementwiseKernel, QuantizeKernel};
 pub use error::JitError;

@@ -4,7 +4,7 @@ use core::fmt::Write;
 
 use fp8gemm_problem::OutputType;
 
-use crate::config::{Accumulation, KernelConfig, KernelScales};
+use crate::config::{Accumulation, KernelConfig, KernelScales, Schedule, Store};
 
 /// The kernel's symbol, the same in every configuration.
 pub const KERNEL: &str = "fp8gemm";
@@ -17,6 +17,8 @@ impl KernelConfig {
         text.push_str(fp8gemm_kernels::PTX);
         text.push_str(&self.constants());
         text.push_str(&self.wgmma());
+        text.push_str(fp8gemm_kernels::SCHEDULE);
+        text.push_str(fp8gemm_kernels::EPILOGUE);
         text.push_str(fp8gemm_kernels::GEMM);
         text
     }
@@ -34,7 +36,7 @@ impl KernelConfig {
             Some(OutputType::F32) => "OUTPUT_F32",
             None => "OUTPUT_NONE",
         };
-        let values: [(&str, &dyn core::fmt::Display); 15] = [
+        let values: [(&str, &dyn core::fmt::Display); 20] = [
             ("SCALES", &scales),
             ("CHAIN", &(self.accumulation == Accumulation::Chain)),
             ("OUTPUT", &output(Some(self.output))),
@@ -42,7 +44,12 @@ impl KernelConfig {
             ("BLOCK_M", &self.block_m),
             ("BLOCK_N", &self.block_n),
             ("STAGES", &self.stages),
-            ("CLUSTER", &self.cluster),
+            ("CLUSTER", &self.share.cluster()),
+            ("CLUSTER_M", &self.share.along_m()),
+            ("CLUSTER_N", &self.share.along_n()),
+            ("PING_PONG", &(self.schedule == Schedule::PingPong)),
+            ("STREAM_K", &(self.schedule == Schedule::StreamK)),
+            ("STORE_TMA", &(self.store == Store::Tma)),
             ("GROUP", &self.group),
             ("MAX_K_BLOCKS", &self.max_k_blocks),
             ("MATH_GROUPS", &Self::MATH_GROUPS),

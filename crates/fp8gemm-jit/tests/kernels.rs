@@ -62,7 +62,14 @@ fn judge(nvrtc: &Nvrtc, tool: &Disassembler, config: &KernelConfig) -> Result<Fo
 
 /// The configurations that differ in the tile alone: candidates for the same problems.
 fn other_tiles(all: &[KernelConfig], config: &KernelConfig) -> Vec<KernelConfig> {
-    let rest = |config: &KernelConfig| KernelConfig { block_m: 0, block_n: 0, stages: 0, cluster: 0, ..*config };
+    let rest = |config: &KernelConfig| KernelConfig {
+        block_m: 0,
+        block_n: 0,
+        stages: 0,
+        share: Default::default(),
+        schedule: Default::default(),
+        ..*config
+    };
     all.iter().filter(|other| *other != config && rest(other) == rest(config)).copied().collect()
 }
 

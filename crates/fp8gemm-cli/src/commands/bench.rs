@@ -54,7 +54,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = Options::default().seconds)]
     seconds: f64,
     /// Kernel configuration instead of the chosen one: words of a name of `kernels explain`, such as
-    /// 256x112 or 128x48_s5_x2_g8 (tile, stages, cluster, group)
+    /// 256x112 or 128x48_s5_xa_g8 (tile, stages, what clusters share, group)
     #[arg(long, value_name = "NAME")]
     config: Option<String>,
     /// Ordinal of the GPU

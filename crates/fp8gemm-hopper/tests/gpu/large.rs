@@ -83,8 +83,10 @@ fn output_of_more_than_2_31_elements() {
             c: Some(in_place),
             d: in_place,
         };
+        let workspace = stream.alloc_zeros::<u8>(plan.workspace_bytes().max(1)).unwrap();
+        let prepared = plan.prepare_with_workspace(&operands, workspace.device_ptr(&stream).0).unwrap();
         // SAFETY: all of it was allocated above with these shapes, on this stream.
-        unsafe { plan.launch(&stream, &operands) }.unwrap();
+        unsafe { prepared.launch(&stream) }.unwrap();
         let found: Vec<bf16> =
             rows.iter().flat_map(|row| stream.clone_dtoh(&d.slice(row * n..(row + 1) * n)).unwrap()).collect();
         let found = Matrix::Bf16(Array2::from_shape_vec((rows.len(), n), found).unwrap());
@@ -133,8 +135,10 @@ fn operand_of_more_than_2_31_bytes() {
             c: None,
             d: at(d.device_ptr_mut(&stream).0, n),
         };
+        let workspace = stream.alloc_zeros::<u8>(plan.workspace_bytes().max(1)).unwrap();
+        let prepared = plan.prepare_with_workspace(&operands, workspace.device_ptr(&stream).0).unwrap();
         // SAFETY: all of it was allocated above with these shapes, on this stream.
-        unsafe { plan.launch(&stream, &operands) }.unwrap();
+        unsafe { prepared.launch(&stream) }.unwrap();
         let d = Array2::from_shape_vec((m, n), stream.clone_dtoh(&d).unwrap()).unwrap();
         let found = MatrixView::F32(d.view()).gather_rows(&rows);
         assert_bits(&found, &twin, &format!("{text} on {}", candidate.config));

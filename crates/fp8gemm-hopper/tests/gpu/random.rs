@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fp8gemm_hopper::{HopperError, Plan};
-use fp8gemm_jit::{JitError, choose};
+use fp8gemm_jit::{JitError, KernelConfig, Schedule, Store, choose, streams, tma_can_store};
+use fp8gemm_problem::Problem;
 use fp8gemm_sim::Matrix;
 use rand::{SeedableRng, rngs::StdRng};
 
@@ -28,7 +29,7 @@ fn every_configuration() {
         from.parse().unwrap()..to.parse().unwrap()
     });
     let first_seed = std::env::var("FP8GEMM_SEED").map_or(0, |text| text.parse::<u64>().unwrap());
-    let (mut problems, mut idle, mut outputs, mut padding) = (0, 0, 0, 0);
+    let (mut problems, mut idle, mut outputs) = (0, 0, 0);
     let (mut nan, mut zero) = (0, 0);
     let (mut configurations, mut rejected) = (BTreeSet::new(), BTreeMap::new());
     for number in families.clone() {
@@ -48,31 +49,32 @@ fn every_configuration() {
                 let seed = first_seed << 32 | (number << 16 | (class as usize) << 8 | index) as u64;
                 let mut rng = StdRng::seed_from_u64(seed);
                 let problem = class.problem(family, &mut rng);
-                let plan = match Plan::with_config(&gpu, &compiler, &problem, candidate.config) {
+                let config = adapt(candidate.config, &problem, gpu.sms(), seed);
+                let plan = match Plan::with_config(&gpu, &compiler, &problem, config) {
                     // As a plan does; the kernels lane of `fp8gemm-jit` judges those.
                     Err(HopperError::Jit(error @ JitError::Rejected { .. })) => {
-                        rejected.insert(candidate.config.to_string(), error.to_string());
+                        rejected.insert(config.to_string(), error.to_string());
                         continue;
                     }
-                    plan => plan.unwrap_or_else(|error| panic!("{problem} on {}: {error}", candidate.config)),
+                    plan => plan.unwrap_or_else(|error| panic!("{problem} on {config}: {error}")),
                 };
                 let case = Case::seeded(problem, seed);
-                let what = format!("{problem} on {} (seed {seed:#x}; {})", candidate.config, case.kinds);
+                let what = format!("{problem} on {config} (seed {seed:#x}; {})", case.kinds);
                 let twin = case.twin();
-                padding += guarded::check(&plan, &case, &twin, &stream, &what, &mut rng);
+                guarded::check(&plan, &case, &twin, &stream, &what, &mut rng);
                 let values = problem.m * problem.n;
                 let (nans, zeros) = idle_outputs(&twin);
                 idle += usize::from(2 * (nans + zeros) > values);
                 (nan, zero) = (nan + nans, zero + zeros);
                 outputs += values;
                 problems += 1;
-                configurations.insert(candidate.config.to_string());
+                configurations.insert(config.to_string());
             }
         }
     }
     println!(
         "families {families:?}: {problems} problems, {} configurations, {outputs} outputs ({nan} NaN, {zero} zero): \
-         every bit equal, twice, nothing else written ({padding} bytes in rows' last 16)",
+         every bit equal, twice, nothing else written",
         configurations.len()
     );
     for (config, error) in &rejected {
@@ -126,4 +128,23 @@ fn problems_are_legal_and_varied() {
     // Four type mixes, four ways, three Ds, four Cs.
     assert_eq!(pairs.len(), 4 * 4 + 4 * 3 + 4 * 4 + 4 * 3 + 4 * 4 + 3 * 4, "{pairs:#?}");
     assert!(2 * idle < outputs, "{idle} of {outputs} outputs are 0 or NaN");
+}
+
+/// The candidate of a larger problem for this one, and now and then something that is never chosen:
+/// ping-pong, direct stores, a width that is an odd multiple of 8.
+fn adapt(candidate: KernelConfig, problem: &Problem, sms: u32, seed: u64) -> KernelConfig {
+    let mut config = candidate;
+    if !tma_can_store(problem) {
+        config.store = Store::Direct;
+    }
+    if config.schedule == Schedule::StreamK && !streams(problem, &config, sms) {
+        config.schedule = Schedule::Cooperative;
+    }
+    let other = match ((seed >> 16) * 7 + (seed >> 8 & 0xFF) * 3 + (seed & 0xFF) * 5) % 16 {
+        3 => KernelConfig { schedule: Schedule::PingPong, block_m: config.block_m / 2, ..config },
+        7 => KernelConfig { store: Store::Direct, ..config },
+        11 => KernelConfig { block_n: config.block_n - 8, ..config },
+        _ => config,
+    };
+    if other.check().is_ok() { other } else { config }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use fp8gemm_hopper::{HopperError, Plan};
-use fp8gemm_jit::{JitError, choose};
+use fp8gemm_jit::{JitError, Schedule, Share, choose};
 use fp8gemm_problem::Problem;
 use rand::{SeedableRng, rngs::StdRng};
 
@@ -13,7 +13,7 @@ use crate::{guarded, setup};
 
 /// Breaks if a problem that stands for a path of the kernel gives other bits than the twin; what
 /// the sanitizer says about it is for its reader. For each problem: the chosen configuration, and
-/// the first with a cluster, with 256 rows and with a tile that ends inside a 128-byte line of D, and the
+/// the first with a cluster, with stream-K, with 256 rows and with a tile that ends inside a 128-byte line of D, and the
 /// smallest tile.
 #[test]
 #[ignore = "needs Hopper"]
@@ -30,13 +30,14 @@ fn sanitizer_set() {
         "33x161x513 a=e4m3:tensor b=e4m3:row d=f32 policy=chain",
         "300x272x130 a=e4m3:1x128 b=e4m3:128x128 d=bf16 c=f16 beta=-1",
         "1x1x1 a=e4m3:1x128 b=e4m3:128x128 d=bf16",
-        "1030x600x260 a=e4m3:1x128 b=e4m3:128x128 d=bf16",
+        "1030x4000x260 a=e4m3:1x128 b=e4m3:128x128 d=bf16",
     ] {
         let problem: Problem = text.parse().unwrap();
         let candidates: Vec<_> =
             choose(&problem, gpu.sms()).unwrap().candidates.into_iter().map(|candidate| candidate.config).collect();
         let mut configs = vec![candidates[0]];
-        configs.extend(candidates.iter().find(|config| config.cluster > 1));
+        configs.extend(candidates.iter().find(|config| config.share != Share::Nothing));
+        configs.extend(candidates.iter().find(|config| config.schedule == Schedule::StreamK));
         configs.extend(candidates.iter().find(|config| config.block_m == 256));
         configs.extend(candidates.iter().find(|config| !config.block_n.is_multiple_of(64)));
         // Several tiles for each CTA, if the problem is large enough.

@@ -55,7 +55,7 @@ impl Timer {
         match self {
             Self::Cupti(cupti) => cupti.describe(),
             Self::Events { reason, empty } => {
-                format!("events, about +1 us (an empty kernel takes {empty:.2} us between them); no CUPTI: {reason}")
+                format!("events: an empty kernel takes {empty:.2} us between them; no CUPTI: {reason}")
             }
         }
     }

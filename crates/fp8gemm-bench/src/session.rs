@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
-use fp8gemm_hopper::{Gpu, Plan};
+use fp8gemm_hopper::{Gpu, Plan, PlanOptions};
 use fp8gemm_jit::Compiler;
 use fp8gemm_problem::Problem;
 use fp8gemm_problem::ScaleLayout::{Block1x128, Block128x128, Tensor};
@@ -248,7 +248,8 @@ impl Session {
 
     fn plan(&self, problem: &Problem) -> Result<Plan, BenchError> {
         let Some(text) = &self.options.configuration else {
-            return Ok(Plan::new(&self.gpu, &self.compiler, problem)?);
+            let options = PlanOptions::default().workspace(true);
+            return Ok(Plan::with_options(&self.gpu, &self.compiler, problem, options)?);
         };
         let config = configuration::find(text, problem, self.gpu.sms())?;
         Ok(Plan::with_config(&self.gpu, &self.compiler, problem, config)?)

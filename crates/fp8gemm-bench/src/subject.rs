@@ -52,7 +52,7 @@ impl Buffers {
 /// How a set of buffers becomes something to launch.
 #[derive(Clone)]
 enum Maker<'a> {
-    Ours { plan: Plan, stride_scale_a: usize, stride_scale_b: usize },
+    Ours { plan: Plan, workspace: Arc<Buffer>, stride_scale_a: usize, stride_scale_b: usize },
     Lt { library: &'a CublasLt, problem: LtProblem, algorithm: cublasLtMatmulAlgo_t },
 }
 
@@ -93,7 +93,9 @@ impl<'a> Subject<'a> {
             scale_b: Arc::new(Buffer::upload_f32(stream, &scales_b)?),
             d,
         };
-        let maker = Maker::Ours { plan, stride_scale_a, stride_scale_b };
+        // Zeroed once; the launches of one stream share it.
+        let workspace = Arc::new(Buffer::filled(stream, plan.workspace_bytes(), 0)?);
+        let maker = Maker::Ours { plan, workspace, stride_scale_a, stride_scale_b };
         Self { name: "ours", detail, maker, sets: Vec::new() }.with_sets(vec![buffers])
     }
 
@@ -168,7 +170,7 @@ impl<'a> Subject<'a> {
 
     fn bind(&self, buffers: &Buffers) -> Result<Bound<'a>, BenchError> {
         match &self.maker {
-            Maker::Ours { plan, stride_scale_a, stride_scale_b } => {
+            Maker::Ours { plan, workspace, stride_scale_a, stride_scale_b } => {
                 let problem = plan.problem();
                 let at = |buffer: &Buffer, stride| DeviceMatrix { pointer: buffer.pointer(), stride };
                 let stride_k = problem.k.next_multiple_of(16);
@@ -181,7 +183,7 @@ impl<'a> Subject<'a> {
                     c: problem.epilogue.reads_c().then_some(d),
                     d,
                 };
-                Ok(Bound::Ours(Box::new(plan.prepare(&operands)?)))
+                Ok(Bound::Ours(Box::new(plan.prepare_with_workspace(&operands, workspace.pointer())?)))
             }
             Maker::Lt { library, problem, algorithm } => {
                 let operand = |x: LtOperand, codes: &Buffer, scales: &Buffer| LtOperand {

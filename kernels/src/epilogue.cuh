@@ -128,6 +128,8 @@ constexpr bool STAGED_F32 = OUTPUT == OUTPUT_F32 || C != OUTPUT_NONE || SCALES =
 constexpr u32 BATCH = STAGED_F32 ? 32 : 64;  // columns
 constexpr u32 BATCHES = (BLOCK_N + BATCH - 1) / BATCH;
 constexpr u32 LANE_COLUMNS = 16 / (STAGED_F32 ? 4 : 2);
+// Where much is done to an element, four times the code would take a second to compile.
+constexpr u32 LINES_AT_ONCE = C != OUTPUT_NONE || SCALES == SCALES_AT_END ? 1 : 4;
 
 DEVICE float load_c(const Arguments& arguments, u64 index) {
     if constexpr (C == OUTPUT_F32) return load_f32(static_cast<const float*>(arguments.c_elements) + index);
@@ -153,21 +155,15 @@ struct DirectEpilogue {
             constexpr u32 LANES = STAGING_ROW / 16;
             u32 at = column + batch * BATCH + lane % LANES * LANE_COLUMNS;
             bool inside = lane % LANES * LANE_COLUMNS + batch * BATCH < BLOCK_N && at < arguments.n;
-            // C first: its way is the longest.
-            float c[4][LANE_COLUMNS];
-            if constexpr (C != OUTPUT_NONE) {
-                #pragma unroll
-                for (u32 i = 0; i < 4; i++) read_c(c[i], row + i * 4 + lane / LANES, at, inside);
-            }
             __syncwarp();
             write_fragments(acc, batch);
             __syncwarp();
-            #pragma unroll
+            #pragma unroll LINES_AT_ONCE
             for (u32 i = 0; i < 4; i++) {
                 u32 line = i * 4 + lane / LANES;
                 u32 words[4];
                 shared_load(staging + line * STAGING_ROW + (lane % LANES ^ swizzle(line)) * 16, words);
-                if (inside && row + line < arguments.m) write_d(words, c[i], row + line, at);
+                if (inside && row + line < arguments.m) write_d(words, row + line, at);
             }
         }
     }
@@ -207,25 +203,24 @@ private:
         }
     }
 
-    MEMBER void read_c(float (&c)[LANE_COLUMNS], u32 row, u32 at, bool inside) const {
+    MEMBER void read_c(float (&c)[LANE_COLUMNS], u32 row, u32 at) const {
         u64 index = row * arguments.c_stride + at;
-        bool exists = inside && row < arguments.m;
         if (c_lines && at + LANE_COLUMNS <= arguments.n) {
-            if (exists) {
-                if constexpr (C == OUTPUT_F32) load_4(static_cast<const float*>(arguments.c_elements) + index, c);
-                else if constexpr (C == OUTPUT_BF16) load_bf16_4(static_cast<const u16*>(arguments.c_elements) + index, c);
-                else load_f16_4(static_cast<const u16*>(arguments.c_elements) + index, c);
-            }
+            if constexpr (C == OUTPUT_F32) load_4(static_cast<const float*>(arguments.c_elements) + index, c);
+            else if constexpr (C == OUTPUT_BF16) load_bf16_4(static_cast<const u16*>(arguments.c_elements) + index, c);
+            else load_f16_4(static_cast<const u16*>(arguments.c_elements) + index, c);
         } else {
             #pragma unroll
             for (u32 i = 0; i < LANE_COLUMNS; i++) {
-                if (exists && at + i < arguments.n) c[i] = load_c(arguments, index + i);
+                if (at + i < arguments.n) c[i] = load_c(arguments, index + i);
             }
         }
     }
 
-    MEMBER void write_d(u32 (&words)[4], const float (&c)[LANE_COLUMNS], u32 row, u32 at) const {
+    MEMBER void write_d(u32 (&words)[4], u32 row, u32 at) const {
         if constexpr (STAGED_F32) {
+            float c[LANE_COLUMNS];
+            if constexpr (C != OUTPUT_NONE) read_c(c, row, at);
             float r[4];
             #pragma unroll
             for (u32 i = 0; i < 4; i++) {

@@ -62,6 +62,7 @@ fn quantize_gemm_verify() {
         let floats = ["--a", "a.safetensors", "--b", "b.safetensors", "-o", "d1.safetensors", "--recipe", recipe];
         let json = ok(folder, &[&gemm[..], &floats].concat()).json(0);
         assert_eq!(json["quantized_a"], format!("{recipe}:{}:e4m3", layouts.0));
+        assert_eq!((&json["quantized_a_on"], &json["quantized_b_on"]), (&"cpu".into(), &"cpu".into()));
         let snr = json["errors"][1]["snr_db"].as_f64().unwrap();
         assert!((20.0..35.0).contains(&snr), "{json:#}");
         for name in ["a", "b", "scale_a", "scale_b", "d"] {

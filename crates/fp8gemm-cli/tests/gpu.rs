@@ -218,24 +218,6 @@ fn column_major_operands() {
     assert!(!steps.iter().any(|step| step.as_str().unwrap().starts_with('B')), "{gpu:#}");
 }
 
-/// Breaks if operands that are quantised in the run are other ones on the GPU.
-#[test]
-#[ignore = "needs Hopper"]
-fn quantised_in_the_run() {
-    let folder = common::folder();
-    let b = uniform(200 * 500, 2).iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
-    let tensors = [f32s("a", &[70, 500], &uniform(35_000, 1)), tensor("b", Dtype::BF16, &[200, 500], b)];
-    save(&folder.path().join("in.safetensors"), &tensors, &[]);
-    for recipe in ["deepgemm", "vllm-token"] {
-        let json = both(folder.path(), &["--recipe", recipe, "--with-inputs"]);
-        assert_eq!(json["errors"].as_array().unwrap().len(), 2);
-        for name in ["a", "b", "scale_a", "scale_b"] {
-            let file = |file: &str| read(&folder.path().join(file), name);
-            assert!(file("gpu.safetensors") == file("twin.safetensors"), "{recipe}: {name}");
-        }
-    }
-}
-
 /// Breaks if an engine takes what it cannot compute, keeps the reason to itself, or calls a usage
 /// error a lack of the machine.
 #[test]

@@ -7,65 +7,19 @@ use core::fmt;
 use cudarc::driver::{DevicePtr, DevicePtrMut, result};
 use fp8gemm_formats::ScaledView;
 use fp8gemm_jit::{Compiler, KernelConfig};
-use fp8gemm_problem::{OperandSpec, OutputType, Problem, ScaleLayout, Side};
+use fp8gemm_problem::{OutputType, Problem, ScaleLayout, Side};
 use half::{bf16, f16};
-use ndarray::{Array2, ArrayView2};
+use ndarray::Array2;
 
+use crate::host_matrix::check;
+use crate::on_device::OnDevice;
 use crate::scales::ScaleForm;
-use crate::upload::{self, Transposer};
-use crate::{DeviceMatrix, DeviceStep, Gpu, HopperError, Operands, Plan};
+use crate::upload;
+use crate::{
+    DeviceMatrix, DeviceStep, Gpu, HopperError, HostMatrix, HostOperand, HostView, Operands, Plan, QuantizedOnGpu,
+};
 
-/// An owned D of one of the output types.
-#[derive(Clone, Debug, PartialEq)]
-pub enum HostMatrix {
-    /// bfloat16 elements.
-    Bf16(Array2<bf16>),
-    /// IEEE half elements.
-    F16(Array2<f16>),
-    /// f32 elements.
-    F32(Array2<f32>),
-}
-
-/// A borrowed C of one of the output types, any strides.
-#[derive(Clone, Debug)]
-pub enum HostView<'a> {
-    /// bfloat16 elements.
-    Bf16(ArrayView2<'a, bf16>),
-    /// IEEE half elements.
-    F16(ArrayView2<'a, f16>),
-    /// f32 elements.
-    F32(ArrayView2<'a, f32>),
-}
-
-impl HostView<'_> {
-    /// Element type.
-    pub fn ty(&self) -> OutputType {
-        match self {
-            Self::Bf16(_) => OutputType::Bf16,
-            Self::F16(_) => OutputType::F16,
-            Self::F32(_) => OutputType::F32,
-        }
-    }
-
-    /// Rows and columns.
-    pub fn dim(&self) -> (usize, usize) {
-        match self {
-            Self::Bf16(x) => x.dim(),
-            Self::F16(x) => x.dim(),
-            Self::F32(x) => x.dim(),
-        }
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        match self {
-            Self::Bf16(x) => x.iter().flat_map(|value| value.to_ne_bytes()).collect(),
-            Self::F16(x) => x.iter().flat_map(|value| value.to_ne_bytes()).collect(),
-            Self::F32(x) => x.iter().flat_map(|value| value.to_ne_bytes()).collect(),
-        }
-    }
-}
-
-/// A copy that the shape made necessary, besides those to the GPU and back.
+/// A copy or pass over data that was necessary, besides the copies to the GPU and back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HostStep {
@@ -76,7 +30,12 @@ pub enum HostStep {
         /// Bytes between its rows on the GPU.
         stride: usize,
     },
-    /// An operand was uploaded as it is and brought into K-major rows there.
+    /// An operand whose strides no copy to the GPU takes was copied to contiguous rows first.
+    Packed {
+        /// Which one.
+        side: Side,
+    },
+    /// An operand was uploaded as it is, and quantised or brought into K-major rows there.
     OnGpu {
         /// Which one.
         side: Side,
@@ -107,8 +66,21 @@ impl fmt::Display for HostStep {
             Self::Repacked { side, stride } => {
                 write!(f, "{side} copied to rows of {stride} bytes (contiguous rows, multiples of 16 bytes, for TMA)")
             }
-            Self::OnGpu { side, step } => write!(f, "{side}: {step}"),
-            Self::Scales { side, from, to } => write!(f, "{from} scales of {side} brought into form {to:?}"),
+            Self::Packed { side } => write!(f, "{side} copied to contiguous rows"),
+            Self::OnGpu { side, step } => write!(f, "{side} on the GPU: {step}"),
+            Self::Scales { side, from, to } => {
+                let (rows, major) = if *side == Side::A { ("M", "M-major") } else { ("N", "N-major") };
+                write!(f, "{from} scales of {side} ")?;
+                match (to, from) {
+                    (ScaleForm::BlocksByRows, ScaleLayout::Block1x128) => {
+                        write!(f, "transposed to [K/128][{rows}] ({major})")
+                    }
+                    (ScaleForm::BlocksByRows, _) => write!(f, "repeated to [K/128][{rows}] ({major})"),
+                    (ScaleForm::Squares, _) => write!(f, "repeated to [{rows}/128][K/128]"),
+                    (ScaleForm::Rows, _) => write!(f, "repeated to [{rows}]"),
+                    (ScaleForm::One, _) => write!(f, "reduced to one number"),
+                }
+            }
             Self::NoProducts => write!(f, "K = 0 computed as one column of zeros"),
             Self::PaddedD { stride } => {
                 write!(f, "D computed in rows of {stride} elements (multiples of 16 bytes, for TMA)")
@@ -125,37 +97,71 @@ pub struct Product {
     pub d: HostMatrix,
     /// The kernel; `None` if D is empty and nothing ran.
     pub config: Option<KernelConfig>,
-    /// Copies beyond the plain ones.
+    /// Copies and passes beyond the plain copies, those of A first.
     pub steps: Vec<HostStep>,
+    /// A as it was quantised on the GPU; `None` where codes were given, or M, N or K is 0.
+    pub quantized_a: Option<QuantizedOnGpu>,
+    /// The same for B.
+    pub quantized_b: Option<QuantizedOnGpu>,
 }
 
 /// Computes `D = alpha A B^T + beta C` on the GPU from host matrices, by the problem's policy.
 ///
-/// Any M, N and any strides; where TMA's rules do not hold, the data is copied to padded rows (see
-/// [`Product::steps`]). With M or N of 0, D is empty and nothing runs; with K of 0, D is what the
-/// epilogue makes of a sum of 0.
+/// Operands are FP8 codes with scales ([`ScaledView`]) or numbers that are quantised on the GPU
+/// ([`HostOperand::Raw`]); both give the same D. Any M, N and any strides; where TMA's rules do not
+/// hold, the data is copied to padded rows (see [`Product::steps`]). With M or N of 0, D is empty and
+/// nothing runs; with K of 0, D is what the epilogue makes of a sum of 0.
+///
+/// ```no_run
+/// use fp8gemm_formats::quantize::{Quantizer, Recipe};
+/// use fp8gemm_hopper::{Gpu, HostOperand, HostView, gemm_on_gpu};
+/// use fp8gemm_jit::{Cache, Compiler};
+/// use fp8gemm_problem::{Problem, ScaleLayout};
+/// use ndarray::Array2;
+///
+/// let gpu = Gpu::open(0)?;
+/// let compiler = Compiler::new(Cache::from_environment(), None);
+/// let problem: Problem = "64x256x512 a=e4m3:1x128 b=e4m3:128x128 d=bf16".parse()?;
+/// let (x, w) = (Array2::<f32>::ones((64, 512)), Array2::<f32>::ones((256, 512)));
+/// let quantizer = Quantizer::new(Recipe::DeepGemm); // 1x128, E4M3
+/// let a = HostOperand::Raw { matrix: HostView::F32(x.view()), quantizer };
+/// let quantizer = quantizer.with_layout(ScaleLayout::Block128x128);
+/// let b = HostOperand::Raw { matrix: HostView::F32(w.view()), quantizer };
+/// let product = gemm_on_gpu(&gpu, &compiler, a, b, None, &problem)?;
+/// println!("{:?}", product.d); // 512 everywhere
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
 /// [`HopperError::Shape`], [`HopperError::Type`], [`HopperError::PresenceOfC`] where the data is not
-/// the problem's; those of [`Plan::new`] and of [`Plan::run`].
-pub fn gemm_on_gpu(
+/// the problem's, those of [`HostOperand::check`]; those of [`Plan::new`] and of [`Plan::run`].
+pub fn gemm_on_gpu<'a, 'b>(
     gpu: &Gpu,
     compiler: &Compiler,
-    a: &ScaledView<'_>,
-    b: &ScaledView<'_>,
+    a: impl Into<HostOperand<'a>>,
+    b: impl Into<HostOperand<'b>>,
     c: Option<&HostView<'_>>,
     problem: &Problem,
 ) -> Result<Product, HopperError> {
+    let (a, b) = (a.into(), b.into());
     problem.check()?;
-    check(problem, a, b, c)?;
+    check(problem, &a, &b, c)?;
     if problem.m == 0 || problem.n == 0 {
         let d = from_bytes(problem, &[], problem.n);
-        return Ok(Product { d, config: None, steps: Vec::new() });
+        return Ok(Product { d, config: None, steps: Vec::new(), quantized_a: None, quantized_b: None });
     }
     if problem.k == 0 {
-        return no_products(gpu, compiler, a, b, c, problem);
+        return no_products(gpu, compiler, &a, &b, c, problem);
     }
-    Plan::new(gpu, compiler, problem)?.run_with(Some((gpu, compiler)), a, b, c)
+    let plan = Plan::new(gpu, compiler, problem)?;
+    let stream = plan.context().default_stream();
+    let mut steps = Vec::new();
+    let toolkit = (gpu, compiler);
+    let (form_a, form_b) = (plan.scale_form(Side::A), plan.scale_form(Side::B));
+    let (a, quantized_a) = upload::operand(&stream, toolkit, Side::A, &a, form_a, &mut steps)?;
+    let (b, quantized_b) = upload::operand(&stream, toolkit, Side::B, &b, form_b, &mut steps)?;
+    let product = plan.multiply(&a, &b, c, steps)?;
+    Ok(Product { quantized_a, quantized_b, ..product })
 }
 
 /// K = 0 as K = 1 with zeros. Block scales, of which there are none, become 1, so that the sum stays
@@ -163,20 +169,24 @@ pub fn gemm_on_gpu(
 fn no_products(
     gpu: &Gpu,
     compiler: &Compiler,
-    a: &ScaledView<'_>,
-    b: &ScaledView<'_>,
+    a: &HostOperand<'_>,
+    b: &HostOperand<'_>,
     c: Option<&HostView<'_>>,
     problem: &Problem,
 ) -> Result<Product, HopperError> {
     let padded = Problem { k: 1, ..*problem };
-    let at_end = a.layout().k_block().is_none() && b.layout().k_block().is_none();
+    let at_end = problem.a.scales.k_block().is_none() && problem.b.scales.k_block().is_none();
     let plan = Plan::new(gpu, compiler, &padded)?;
-    let zeros = |x: &ScaledView<'_>| {
-        let ones = Array2::ones(x.layout().scale_shape(x.rows(), 1));
-        (Array2::zeros((x.rows(), 1)), if at_end { x.scales().to_owned() } else { ones })
+    let zeros = |x: &HostOperand<'_>| {
+        let (rows, _) = x.dim();
+        let scales = match x {
+            HostOperand::Scaled(x) if at_end => x.scales().to_owned(),
+            _ => Array2::ones(x.spec().scales.scale_shape(rows, 1)),
+        };
+        (Array2::zeros((rows, 1)), scales)
     };
     let ((codes_a, scales_a), (codes_b, scales_b)) = (zeros(a), zeros(b));
-    let view = |x: &ScaledView<'_>, codes, scales| ScaledView::new(x.ty(), x.layout(), codes, scales);
+    let view = |x: &HostOperand<'_>, codes, scales| ScaledView::new(x.spec().ty, x.spec().scales, codes, scales);
     let a = view(a, codes_a.view(), scales_a.view())?;
     let b = view(b, codes_b.view(), scales_b.view())?;
     let mut product = plan.run(&a, &b, c)?;
@@ -195,26 +205,25 @@ impl Plan {
         b: &ScaledView<'_>,
         c: Option<&HostView<'_>>,
     ) -> Result<Product, HopperError> {
-        self.run_with(None, a, b, c)
-    }
-
-    /// `transposer`: with what a column-major operand may be transposed on the GPU.
-    fn run_with(
-        &self,
-        transposer: Transposer<'_>,
-        a: &ScaledView<'_>,
-        b: &ScaledView<'_>,
-        c: Option<&HostView<'_>>,
-    ) -> Result<Product, HopperError> {
         let problem = self.problem();
-        check(problem, a, b, c)?;
+        check(problem, &a.into(), &b.into(), c)?;
         let stream = self.context().default_stream();
         let mut steps = Vec::new();
-        let (codes_a, stride_a) = upload::codes(&stream, transposer, Side::A, a, &mut steps)?;
-        let (codes_b, stride_b) = upload::codes(&stream, transposer, Side::B, b, &mut steps)?;
-        let (form_a, form_b) = (self.scale_form(Side::A), self.scale_form(Side::B));
-        let (scales_a, scale_stride_a) = upload::scales(&stream, form_a, Side::A, a, &mut steps)?;
-        let (scales_b, scale_stride_b) = upload::scales(&stream, form_b, Side::B, b, &mut steps)?;
+        let a = upload::scaled(&stream, None, Side::A, a, self.scale_form(Side::A), &mut steps)?;
+        let b = upload::scaled(&stream, None, Side::B, b, self.scale_form(Side::B), &mut steps)?;
+        self.multiply(&a, &b, c, steps)
+    }
+
+    /// Launches on uploaded operands of the problem's shapes, and waits for the result.
+    fn multiply(
+        &self,
+        a: &OnDevice,
+        b: &OnDevice,
+        c: Option<&HostView<'_>>,
+        mut steps: Vec<HostStep>,
+    ) -> Result<Product, HopperError> {
+        let problem = self.problem();
+        let stream = self.context().default_stream();
         let c = match c.filter(|_| problem.epilogue.reads_c()) {
             Some(c) => Some(upload::slice(&stream, &c.bytes())?),
             None => None,
@@ -234,27 +243,28 @@ impl Plan {
             unsafe { result::memset_d8_async(pointer_d, 0xFF, bytes, stream.cu_stream()) }
                 .map_err(HopperError::cuda("cuMemsetD8Async"))?;
             // The guards order this launch after the uploads, and the downloads after it.
-            let (pointer_a, _a) = codes_a.device_ptr(&stream);
-            let (pointer_b, _b) = codes_b.device_ptr(&stream);
-            let (pointer_sa, _sa) = scales_a.device_ptr(&stream);
-            let (pointer_sb, _sb) = scales_b.device_ptr(&stream);
+            let (pointer_a, _a) = a.codes.device_ptr(&stream);
+            let (pointer_b, _b) = b.codes.device_ptr(&stream);
+            let (pointer_sa, _sa) = a.scales.device_ptr(&stream);
+            let (pointer_sb, _sb) = b.scales.device_ptr(&stream);
             let c = c.as_ref().map(|c| c.device_ptr(&stream));
             let at = |pointer, stride| DeviceMatrix { pointer, stride };
             let operands = Operands {
-                a: at(pointer_a, stride_a),
-                b: at(pointer_b, stride_b),
-                scale_a: at(pointer_sa, scale_stride_a),
-                scale_b: at(pointer_sb, scale_stride_b),
+                a: at(pointer_a, a.stride),
+                b: at(pointer_b, b.stride),
+                scale_a: at(pointer_sa, a.scale_stride),
+                scale_b: at(pointer_sb, b.scale_stride),
                 c: c.as_ref().map(|(pointer, _)| at(*pointer, problem.n)),
                 d: at(pointer_d, stride_d),
             };
-            // SAFETY: every buffer was made above with the problem's shape in these strides, is
-            // initialised, overlaps no other and lives until the stream is waited for below.
+            // SAFETY: every buffer was made, above or by `upload`, with the problem's shape in these
+            // strides, is initialised, overlaps no other and lives until the stream is waited for.
             unsafe { self.launch(&stream, &operands)? };
         }
         let stored = stream.clone_dtoh(&d).map_err(HopperError::cuda("cuMemcpyDtoH"))?;
         stream.synchronize().map_err(HopperError::cuda("cuStreamSynchronize"))?;
-        Ok(Product { d: from_bytes(problem, &stored, stride_d), config: Some(self.config()), steps })
+        let d = from_bytes(problem, &stored, stride_d);
+        Ok(Product { d, config: Some(self.config()), steps, quantized_a: None, quantized_b: None })
     }
 }
 
@@ -277,64 +287,23 @@ fn from_bytes(problem: &Problem, stored: &[u8], stride: usize) -> HostMatrix {
     }
 }
 
-/// Whether the data is what the problem says.
-fn check(
-    problem: &Problem,
-    a: &ScaledView<'_>,
-    b: &ScaledView<'_>,
-    c: Option<&HostView<'_>>,
-) -> Result<(), HopperError> {
-    let shape_and_spec = |x: &ScaledView<'_>| ((x.rows(), x.columns()), OperandSpec { ty: x.ty(), scales: x.layout() });
-    for (argument, (found, given), spec, rows) in
-        [("A", shape_and_spec(a), problem.a, problem.m), ("B", shape_and_spec(b), problem.b, problem.n)]
-    {
-        let expected = (rows, problem.k);
-        if found != expected {
-            return Err(HopperError::Shape { argument, found, expected });
-        }
-        if given != spec {
-            return Err(HopperError::Type { argument, found: given.to_string(), expected: spec.to_string() });
-        }
-    }
-    let (found, expected) = (c.map(HostView::ty), problem.c);
-    if found.is_some() != expected.is_some() {
-        return Err(HopperError::PresenceOfC { found, expected });
-    }
-    if let (Some(c), Some(ty)) = (c, expected) {
-        if c.ty() != ty {
-            return Err(HopperError::Type { argument: "C", found: c.ty().to_string(), expected: ty.to_string() });
-        }
-        if c.dim() != (problem.m, problem.n) {
-            return Err(HopperError::Shape { argument: "C", found: c.dim(), expected: (problem.m, problem.n) });
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fp8gemm_formats::ScaledMatrix;
-    use fp8gemm_problem::OperandType;
-
-    /// Breaks if data that is not the problem's would be uploaded and computed as something else.
+    /// Breaks if a copy that was made is called by another name than the field has for it.
     #[test]
-    fn data_must_be_the_problems() {
-        let matrix = |rows, k| ScaledMatrix::unscaled(OperandType::E4m3, Array2::zeros((rows, k)));
-        let problem: Problem = "3x4x5 a=e4m3:tensor b=e4m3:tensor d=f32 c=f32 beta=1".parse().unwrap();
-        let (a, b, c) = (matrix(3, 5), matrix(4, 5), Array2::<f32>::zeros((3, 4)));
-        let c = HostView::F32(c.view());
-        assert!(check(&problem, &a.view(), &b.view(), Some(&c)).is_ok());
-        let swapped = check(&problem, &b.view(), &a.view(), Some(&c));
-        assert!(matches!(swapped, Err(HopperError::Shape { argument: "A", found: (4, 5), expected: (3, 5) })));
-        assert!(matches!(
-            check(&problem, &a.view(), &b.view(), None),
-            Err(HopperError::PresenceOfC { found: None, expected: Some(OutputType::F32) })
-        ));
-        let bf16_c = Problem { c: Some(OutputType::Bf16), ..problem };
-        assert!(matches!(check(&bf16_c, &a.view(), &b.view(), Some(&c)), Err(HopperError::Type { argument: "C", .. })));
-        let e5m2 = Problem { b: OperandSpec { ty: OperandType::E5m2, ..problem.b }, ..problem };
-        assert!(matches!(check(&e5m2, &a.view(), &b.view(), Some(&c)), Err(HopperError::Type { argument: "B", .. })));
+    fn steps_say_what_became_of_scales() {
+        use ScaleLayout::{Block1x128, Block128x128, Row, Tensor};
+        for (side, from, to, text) in [
+            (Side::A, Block1x128, ScaleForm::BlocksByRows, "1x128 scales of A transposed to [K/128][M] (M-major)"),
+            (Side::B, Block1x128, ScaleForm::BlocksByRows, "1x128 scales of B transposed to [K/128][N] (N-major)"),
+            (Side::A, Block128x128, ScaleForm::BlocksByRows, "128x128 scales of A repeated to [K/128][M] (M-major)"),
+            (Side::B, Tensor, ScaleForm::Squares, "tensor scales of B repeated to [N/128][K/128]"),
+            (Side::B, Tensor, ScaleForm::Rows, "tensor scales of B repeated to [N]"),
+            (Side::A, Row, ScaleForm::BlocksByRows, "row scales of A repeated to [K/128][M] (M-major)"),
+        ] {
+            assert_eq!(HostStep::Scales { side, from, to }.to_string(), text);
+        }
     }
 
     /// Breaks if padding of a row is taken for the next row's elements.

@@ -14,7 +14,7 @@
 //! | [`Plan::prepare`], [`Prepared::launch`] | raw pointers: checked and encoded; then one driver call |
 //! | [`QuantizePlan`] | bf16, f16 or f32 to FP8 codes and block scales, transposing if need be |
 //! | [`RelayoutPlan`], [`DeviceStep`] | FP8 codes transposed or repacked for the GEMM, and what a step costs |
-//! | [`gemm_on_gpu`] | host matrices in, host matrix out |
+//! | [`gemm_on_gpu`] | host matrices in, host matrix out; quantises on the GPU what is not FP8 |
 //!
 //! Nothing of CUDA is needed to build. At run time: the NVIDIA driver, and NVRTC or a cache of
 //! compiled kernels (see `fp8gemm-jit`).
@@ -43,9 +43,11 @@ mod device;
 mod elementwise;
 mod error;
 mod host;
+mod host_matrix;
 mod kernel;
 mod launch;
 mod layout;
+mod on_device;
 mod operands;
 mod plan;
 mod quantize;
@@ -59,9 +61,11 @@ pub use cudarc;
 
 pub use device::{DeviceInfo, Gpu, probe};
 pub use error::HopperError;
-pub use host::{HostMatrix, HostStep, HostView, Product, gemm_on_gpu};
+pub use host::{HostStep, Product, gemm_on_gpu};
+pub use host_matrix::{HostMatrix, HostOperand, HostView};
 pub use launch::{LaunchOptions, Prepared};
 pub use layout::{DeviceStep, GemmLayout, OperandLayout, StepBytes};
+pub use on_device::QuantizedOnGpu;
 pub use operands::{DeviceMatrix, Operands};
 pub use plan::{Plan, PlanOptions};
 pub use quantize::{Quantization, QuantizeOperands, QuantizePlan};

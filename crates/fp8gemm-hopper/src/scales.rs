@@ -2,7 +2,7 @@
 
 use fp8gemm_jit::KernelScales;
 use fp8gemm_problem::{ScaleLayout, Side};
-use ndarray::ArrayView2;
+use ndarray::{Array2, ArrayView2};
 
 /// How the scales of one operand (`rows` is M or N, `blocks` is `ceil(K / 128)`) lie in device
 /// memory, all f32.
@@ -80,10 +80,30 @@ pub(crate) fn arrange(
     stored
 }
 
+/// The scales that are stored in `form`, as the layout has them: what [`arrange`] undoes.
+pub(crate) fn collect(
+    form: ScaleForm,
+    stride: usize,
+    layout: ScaleLayout,
+    stored: &[f32],
+    rows: usize,
+    k: usize,
+) -> Array2<f32> {
+    let (block_rows, block_columns) = layout.block(rows, k);
+    Array2::from_shape_fn(layout.scale_shape(rows, k), |(i, j)| {
+        let (row, column) = (i * block_rows, j * block_columns);
+        stored[match form {
+            ScaleForm::One => 0,
+            ScaleForm::Rows => row,
+            ScaleForm::BlocksByRows => column / 128 * stride + row,
+            ScaleForm::Squares => row / 128 * stride + column / 128,
+        }]
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::Array2;
 
     fn numbered(layout: ScaleLayout, rows: usize, k: usize) -> Array2<f32> {
         let (height, width) = layout.scale_shape(rows, k);
@@ -116,6 +136,31 @@ mod tests {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// Breaks if scales that come back from the GPU are not those that went there, in any form that
+    /// holds them.
+    #[test]
+    fn scales_come_back_as_they_went() {
+        use ScaleForm::{BlocksByRows, One, Rows, Squares};
+        use ScaleLayout::{Block1x128, Block128x128, Row, Tensor};
+        for (rows, k) in [(1, 1), (130, 300), (256, 128), (7, 1000)] {
+            for (form, layout) in [
+                (One, Tensor),
+                (Rows, Row),
+                (Rows, Tensor),
+                (BlocksByRows, Block1x128),
+                (BlocksByRows, Block128x128),
+                (BlocksByRows, Row),
+                (Squares, Block128x128),
+                (Squares, Tensor),
+            ] {
+                let scales = numbered(layout, rows, k);
+                let stored = arrange(form, layout, scales.view(), rows, k);
+                let back = collect(form, form.stride(rows, k), layout, &stored, rows, k);
+                assert_eq!(back, scales, "{form:?} {layout} {rows} x {k}");
             }
         }
     }

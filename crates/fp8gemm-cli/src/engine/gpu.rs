@@ -3,9 +3,13 @@
 use std::time::{Duration, Instant};
 
 use fp8gemm::convert::{host_view, matrix};
-use fp8gemm::hopper::{DeviceInfo, Gpu, HopperError, Plan, gemm_on_gpu, probe};
+use fp8gemm::formats::ScaledMatrix;
+use fp8gemm::hopper::{
+    DeviceInfo, Gpu, HopperError, HostOperand, Plan, QuantizePlan, QuantizedOnGpu, gemm_on_gpu, probe,
+};
 use fp8gemm::jit::{BASE_OPTIONS, Cache, Compiler, JitError, KernelConfig, Key, choose};
-use fp8gemm::problem::{Epilogue, OperandSpec, OperandType, OutputType, Policy, Problem, ScaleLayout};
+use fp8gemm::problem::{Epilogue, OperandSpec, OperandType, OutputType, Policy, Problem, ScaleLayout, Side};
+use fp8gemm::sim::MatrixView;
 use serde::Serialize;
 
 use super::{Computed, Task};
@@ -29,11 +33,11 @@ pub(crate) struct GpuRun {
     /// The kernel's configuration in one word.
     pub(crate) configuration: String,
     pub(crate) kernel: Origin,
-    /// Time until the kernel was compiled, or read from the cache, and loaded.
+    /// Time until the kernel, and those that quantise, were compiled, or read from the cache, and loaded.
     prepare_seconds: Number,
     #[serde(skip)]
     prepare: Duration,
-    /// Copies that the shape made necessary, besides those to the GPU and back.
+    /// Quantisation, and copies that were necessary besides those of the operands there and of D back.
     pub(crate) steps: Vec<String>,
 }
 
@@ -83,22 +87,44 @@ impl Hopper {
         self.gpu.info()
     }
 
-    /// Computes D.
+    /// Computes D of operands that are FP8.
     ///
     /// # Errors
     /// Those of [`gemm_on_gpu`].
     pub(crate) fn run(&self, task: &Task<'_>) -> Result<Computed, HopperError> {
-        let problem = task.problem();
+        self.multiply(&task.problem(), (&task.a).into(), (&task.b).into(), task.c.as_ref())
+    }
+
+    /// Computes D, and quantises on the GPU what is not FP8; codes and scales of that come back after
+    /// the time is taken.
+    ///
+    /// # Errors
+    /// Those of [`gemm_on_gpu`].
+    pub(crate) fn multiply(
+        &self,
+        problem: &Problem,
+        a: HostOperand<'_>,
+        b: HostOperand<'_>,
+        c: Option<&MatrixView<'_>>,
+    ) -> Result<Computed, HopperError> {
         let start = Instant::now();
-        let cached = self.cached(&choose(&problem, self.gpu.sms())?.config());
-        let plan = Plan::new(&self.gpu, &self.compiler, &problem)?;
+        let cached = self.cached(&choose(problem, self.gpu.sms())?.config());
+        let plan = Plan::new(&self.gpu, &self.compiler, problem)?;
+        for quantization in [a.quantization(), b.quantization()].into_iter().flatten() {
+            QuantizePlan::new(&self.gpu, &self.compiler, &quantization)?;
+        }
         let prepare = start.elapsed();
 
-        let c = task.c.as_ref().map(host_view);
+        let c = c.map(host_view);
         let start = Instant::now();
         // Makes the plan once more, of the kernel that is loaded by now.
-        let product = gemm_on_gpu(&self.gpu, &self.compiler, &task.a, &task.b, c.as_ref(), &problem)?;
+        let product = gemm_on_gpu(&self.gpu, &self.compiler, a, b, c.as_ref(), problem)?;
         let time = start.elapsed();
+        let mut steps: Vec<String> = product.steps.iter().map(ToString::to_string).collect();
+        let quantized = [
+            download(Side::A, product.quantized_a.as_ref(), &mut steps)?,
+            download(Side::B, product.quantized_b.as_ref(), &mut steps)?,
+        ];
         let info = self.info();
         let run = GpuRun {
             device: info.ordinal,
@@ -108,10 +134,10 @@ impl Hopper {
             kernel: if cached == Some(plan.config()) { Origin::Cached } else { Origin::Compiled },
             prepare_seconds: Number(prepare.as_secs_f64()),
             prepare,
-            steps: product.steps.iter().map(ToString::to_string).collect(),
+            steps,
         };
         tracing::info!(%problem, kernel = run.kernel_text(), time = %duration(time), "computed by the GPU");
-        Ok(Computed { d: matrix(product.d), time, gpu: Some(run) })
+        Ok(Computed { d: matrix(product.d), time, gpu: Some(run), quantized })
     }
 
     /// The configuration, if its kernel need not be compiled.
@@ -121,6 +147,21 @@ impl Hopper {
         let key = Key::new(&config.source(), &BASE_OPTIONS, nvrtc.version());
         self.compiler.cache().get(&key).map(|_| *config)
     }
+}
+
+/// Codes and scales that were made on the GPU: the exact product, and whoever stores them, need them.
+fn download(
+    side: Side,
+    quantized: Option<&QuantizedOnGpu>,
+    steps: &mut Vec<String>,
+) -> Result<Option<ScaledMatrix>, HopperError> {
+    let Some(quantized) = quantized else { return Ok(None) };
+    let start = Instant::now();
+    let matrix = quantized.download()?;
+    tracing::info!(%side, time = %duration(start.elapsed()), "codes and scales copied from the GPU");
+    let megabytes = quantized.bytes() as f64 / 1e6;
+    steps.push(format!("codes and scales of {side} copied back, for the error report: {megabytes:.1} MB"));
+    Ok(Some(matrix))
 }
 
 /// The rule by which no kernel computes this problem; nothing where one does.

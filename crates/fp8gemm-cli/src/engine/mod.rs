@@ -6,7 +6,8 @@ mod progress;
 use std::cell::OnceCell;
 use std::time::{Duration, Instant};
 
-use fp8gemm::formats::ScaledView;
+use fp8gemm::formats::{ScaledMatrix, ScaledView};
+use fp8gemm::hopper::{HopperError, HostOperand};
 use fp8gemm::problem::{Epilogue, OutputType, Policy, Problem};
 use fp8gemm::sim::{Gemm, Matrix, MatrixView, Path};
 use serde::Serialize;
@@ -57,10 +58,13 @@ impl<'a> Task<'a> {
 /// D, and how it came about.
 pub(crate) struct Computed {
     pub(crate) d: Matrix,
-    /// Time of the computation; on a GPU with the copies there and back, without making the kernel.
+    /// Time of the computation; on a GPU with the copies there and back and the quantisation there,
+    /// without making the kernels.
     pub(crate) time: Duration,
     /// The kernel, where a GPU computed.
     pub(crate) gpu: Option<GpuRun>,
+    /// A and B, where a GPU quantised them.
+    pub(crate) quantized: [Option<ScaledMatrix>; 2],
 }
 
 impl Computed {
@@ -137,20 +141,45 @@ impl Engines {
     /// Computes D, on the GPU where [`gpu_takes`](Self::gpu_takes) says so.
     ///
     /// # Errors
+    /// As [`on_gpu`](Self::on_gpu).
+    pub(crate) fn compute(&self, task: &Task<'_>) -> Result<Computed, CliError> {
+        let computed = self.on_gpu(&task.problem(), |hopper| hopper.run(task))?;
+        computed.map_or_else(|| twin(task, &task.policy.to_string()), Ok)
+    }
+
+    /// Computes D on the GPU, which quantises what is not FP8; nothing where
+    /// [`gpu_takes`](Self::gpu_takes) says that it does not, or no longer.
+    ///
+    /// # Errors
+    /// As [`on_gpu`](Self::on_gpu).
+    pub(crate) fn quantize_and_compute(
+        &self,
+        problem: &Problem,
+        (a, b): (HostOperand<'_>, HostOperand<'_>),
+        c: Option<&MatrixView<'_>>,
+    ) -> Result<Option<Computed>, CliError> {
+        self.on_gpu(problem, |hopper| hopper.multiply(problem, a, b, c))
+    }
+
+    /// What the GPU makes of a problem, if it takes it.
+    ///
+    /// # Errors
     /// [`CliError::Missing`] where the GPU fails; under engine auto a lack of memory, or of an NVRTC
     /// that compiles the kernel, is a note, and the twin computes from then on.
-    pub(crate) fn compute(&self, task: &Task<'_>) -> Result<Computed, CliError> {
-        let Some(hopper) = self.hopper.as_ref().filter(|_| self.gpu_takes(&task.problem())) else {
-            return twin(task, &task.policy.to_string());
-        };
-        match hopper.run(task) {
-            Ok(computed) => Ok(computed),
+    fn on_gpu(
+        &self,
+        problem: &Problem,
+        compute: impl FnOnce(&Hopper) -> Result<Computed, HopperError>,
+    ) -> Result<Option<Computed>, CliError> {
+        let Some(hopper) = self.hopper.as_ref().filter(|_| self.gpu_takes(problem)) else { return Ok(None) };
+        match compute(hopper) {
+            Ok(computed) => Ok(Some(computed)),
             Err(error) if self.asked == Engine::Auto && gpu::is_lack(&error) => {
                 let reason = one_line(&error);
                 note(format!("engine auto takes the CPU twin: {reason}"));
                 // Set once: nothing is tried on the GPU after it.
                 let _ = self.absence.set(reason);
-                twin(task, &task.policy.to_string())
+                Ok(None)
             }
             Err(error) => Err(missing(&error)),
         }
@@ -169,7 +198,7 @@ pub(crate) fn twin(task: &Task<'_>, what: &str) -> Result<Computed, CliError> {
     let time = start.elapsed();
     progress.finish();
     tracing::info!(what, time = %duration(time), "computed by the twin");
-    Ok(Computed { d, time, gpu: None })
+    Ok(Computed { d, time, gpu: None, quantized: [None, None] })
 }
 
 /// The twin in words: `CPU twin (avx512, 2 threads)`.
@@ -182,6 +211,6 @@ fn unsupported(what: &str, rule: &str) -> CliError {
     CliError::Usage(format!("engine hopper: no kernel computes {what}: {rule} (engines auto and twin compute it)"))
 }
 
-fn missing(error: &fp8gemm::hopper::HopperError) -> CliError {
+fn missing(error: &HopperError) -> CliError {
     CliError::Missing { engine: "hopper", reason: one_line(error) }
 }

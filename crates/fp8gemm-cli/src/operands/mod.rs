@@ -1,15 +1,14 @@
 //! From tensors in files to the operands of a GEMM: names, scale layouts, checks.
 
 mod layouts;
+mod operand;
 mod stored;
 
 use std::path::{Path, PathBuf};
 
-use fp8gemm::formats::quantize::{Quantizer, Recipe};
-use fp8gemm::formats::{ScaledMatrix, ScaledView};
-use fp8gemm::problem::{Epilogue, OperandType, OutputType, Policy, ScaleLayout, Side};
+use fp8gemm::formats::quantize::Recipe;
+use fp8gemm::problem::{Epilogue, OutputType, Policy, Problem, ScaleLayout, Side};
 use fp8gemm::sim::Matrix;
-use ndarray::{Array2, ArrayView2};
 
 use crate::args::OperandArgs;
 use crate::engine::Task;
@@ -19,6 +18,7 @@ use layouts::{choose, distinct};
 use stored::Stored;
 
 pub(crate) use layouts::usual_layout;
+pub(crate) use operand::{Operand, Place};
 pub(crate) use stored::quantize;
 
 /// The files of a command, each opened once.
@@ -54,48 +54,6 @@ pub(crate) struct Sources<'f> {
     pub(crate) beside: [&'f TensorFile; 2],
 }
 
-/// An operand, ready to be multiplied.
-pub(crate) struct Operand<'f> {
-    /// Name of its tensor.
-    pub(crate) tensor: String,
-    /// Name of the tensor of its scales, where there is one.
-    pub(crate) scale_tensor: Option<String>,
-    data: Data<'f>,
-}
-
-enum Data<'f> {
-    Stored { ty: OperandType, layout: ScaleLayout, codes: ArrayView2<'f, u8>, scales: Array2<f32> },
-    Quantized { matrix: ScaledMatrix, original: Matrix, quantizer: Quantizer },
-}
-
-impl Operand<'_> {
-    pub(crate) fn view(&self) -> Result<ScaledView<'_>, CliError> {
-        match &self.data {
-            Data::Stored { layout, .. } => self.view_as(*layout),
-            Data::Quantized { matrix, .. } => Ok(matrix.view()),
-        }
-    }
-
-    /// The operand with its scales read as another layout that their shape can mean. What was
-    /// quantised in this run has one layout only.
-    pub(crate) fn view_as(&self, layout: ScaleLayout) -> Result<ScaledView<'_>, CliError> {
-        match &self.data {
-            // The shapes were checked when this was made.
-            Data::Stored { ty, codes, scales, .. } => ScaledView::new(*ty, layout, *codes, scales.view())
-                .map_err(|source| CliError::Quantize { tensor: self.tensor.clone(), source }),
-            Data::Quantized { matrix, .. } => Ok(matrix.view()),
-        }
-    }
-
-    /// The numbers before quantisation, and how they were quantised, where this run did it.
-    pub(crate) fn original(&self) -> Option<(&Matrix, Quantizer)> {
-        match &self.data {
-            Data::Stored { .. } => None,
-            Data::Quantized { original, quantizer, .. } => Some((original, *quantizer)),
-        }
-    }
-}
-
 /// Operands, C and epilogue of one GEMM.
 pub(crate) struct Inputs<'f> {
     pub(crate) a: Operand<'f>,
@@ -108,7 +66,15 @@ pub(crate) struct Inputs<'f> {
 }
 
 impl Inputs<'_> {
-    /// The product of these operands with their scales read as these layouts.
+    /// The problem of these operands with their scales read as these layouts; quantises nothing.
+    pub(crate) fn problem(&self, (a, b): Layouts, output: OutputType, policy: Policy) -> Problem {
+        let ((m, k), (n, _)) = (self.a.dim(), self.b.dim());
+        let (a, b, c) = (self.a.spec_as(a), self.b.spec_as(b), self.c.as_ref().map(Matrix::ty));
+        Problem { m, n, k, a, b, c, d: output, policy, epilogue: self.epilogue }
+    }
+
+    /// The product of these operands with their scales read as these layouts. What was not quantised
+    /// yet is quantised now, on the CPU.
     ///
     /// # Errors
     /// As [`Operand::view_as`].
@@ -147,8 +113,8 @@ pub(crate) fn load<'f>(
     let a = a.into_operand(layout_a, args.dtype_a.or(args.dtype), recipe, allow)?;
     let b = b.into_operand(layout_b, args.dtype_b.or(args.dtype), recipe, allow)?;
 
-    let readings = distinct((a.view()?.layout(), b.view()?.layout()), &readings_a, &readings_b);
-    let (m, n) = (a.view()?.rows(), b.view()?.rows());
+    let readings = distinct((a.spec().scales, b.spec().scales), &readings_a, &readings_b);
+    let (m, n) = (a.dim().0, b.dim().0);
     let (alpha, beta) = epilogue;
     let c = match sources.c {
         Some(file) => Some((file, file.require("c").in_file(file.path())?)),

@@ -7,7 +7,8 @@ use fp8gemm::sim::Matrix;
 use ndarray::Array2;
 
 use super::layouts::usual_layout;
-use super::{Data, Operand, named, scale_name};
+use super::operand::{Data, Numbers, Operand};
+use super::{named, scale_name};
 use crate::error::{CliError, InFile, note};
 use crate::files::{TensorFault, TensorFile, TensorView};
 use crate::text::list;
@@ -95,14 +96,14 @@ impl<'f> Stored<'f> {
     ) -> Result<Operand<'f>, CliError> {
         let scale_tensor = self.scales.as_ref().map(|(_, _, name)| name.clone());
         let data = if self.tensor.ty().is_float() {
-            self.quantized(layout, dtype, recipe)?
+            self.numbers(layout, dtype, recipe)?
         } else {
             self.stored(layout.unwrap_or(ScaleLayout::Tensor), dtype, allow_nonfinite)?
         };
-        Ok(Operand { tensor: self.name, scale_tensor, data })
+        Ok(Operand::new(self.name, scale_tensor, data))
     }
 
-    fn quantized(
+    fn numbers(
         &self,
         layout: Option<ScaleLayout>,
         dtype: Option<OperandType>,
@@ -122,9 +123,7 @@ impl<'f> Stored<'f> {
         let layout = layout.unwrap_or_else(|| usual_layout(recipe, self.side == Side::B));
         let quantizer = Quantizer { recipe, layout, ty };
         let original = self.tensor.matrix().in_file(self.file.path())?;
-        let matrix = quantize(&original, quantizer)
-            .map_err(|source| CliError::Quantize { tensor: self.name.clone(), source })?;
-        Ok(Data::Quantized { matrix, original, quantizer })
+        Ok(Data::Numbers(Numbers::new(&self.name, original, quantizer)?))
     }
 
     fn stored(

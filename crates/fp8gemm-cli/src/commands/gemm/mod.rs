@@ -9,10 +9,10 @@ use fp8gemm::sim::Matrix;
 
 use super::{SUCCESS, print};
 use crate::args::GemmArgs;
-use crate::engine::Engines;
+use crate::engine::{Computed, Engines};
 use crate::error::{CliError, InFile, note};
 use crate::files::{Container, Output, write};
-use crate::operands::{Files, Sources, load};
+use crate::operands::{Files, Inputs, Layouts, Sources, load};
 use report::Report;
 
 pub(super) use output::operand_tensors;
@@ -53,14 +53,13 @@ pub(crate) fn run(args: &GemmArgs, json: bool) -> Result<u8, CliError> {
         let what = "--output-type: .npy has no bf16; use f32 or f16, or name the output .safetensors";
         return Err(CliError::Usage(what.to_owned()));
     }
-    let layouts = (inputs.a.view()?.layout(), inputs.b.view()?.layout());
+    let layouts = (inputs.a.spec().scales, inputs.b.spec().scales);
     let policy = policy(args.policy, layouts.0, layouts.1);
-    let task = inputs.task(layouts, ty, policy)?;
-    task.gemm().check()?;
-    let problem = task.problem();
+    let problem = inputs.problem(layouts, ty, policy);
+    problem.check()?;
     expect_memory(&problem)?;
     engines.announce(&[problem])?;
-    let computed = engines.compute(&task)?;
+    let computed = multiply(&engines, &inputs, layouts, &problem)?;
     let tensors = output::tensors(&inputs, &computed.d, args.with_inputs)?;
     let metadata = output::metadata(&inputs, &problem, computed.gpu.as_ref())?;
     write(&output, &metadata, tensors).in_file(&args.output)?;
@@ -69,6 +68,23 @@ pub(crate) fn run(args: &GemmArgs, json: bool) -> Result<u8, CliError> {
     let report = Report::new(&args.output, &inputs, &problem, &computed, errors);
     print(json, &report, || report.text())?;
     Ok(SUCCESS)
+}
+
+/// D; operands that are not FP8 are quantised where it is computed, if that has a kernel for it.
+fn multiply(engines: &Engines, inputs: &Inputs<'_>, layouts: Layouts, problem: &Problem) -> Result<Computed, CliError> {
+    if engines.gpu_takes(problem) {
+        let operands = (inputs.a.for_gpu(layouts.0)?, inputs.b.for_gpu(layouts.1)?);
+        let c = inputs.c.as_ref().map(Matrix::view);
+        if let Some(mut computed) = engines.quantize_and_compute(problem, operands, c.as_ref())? {
+            for (operand, quantized) in [&inputs.a, &inputs.b].into_iter().zip(&mut computed.quantized) {
+                if let Some(quantized) = quantized.take() {
+                    operand.keep(quantized);
+                }
+            }
+            return Ok(computed);
+        }
+    }
+    engines.compute(&inputs.task(layouts, problem.d, problem.policy)?)
 }
 
 /// The policy asked for, else the default, else the first that is legal for the scales.

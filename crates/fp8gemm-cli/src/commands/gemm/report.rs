@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::errors::{ErrorReport, Reference};
 use crate::engine::{Chosen, Computed, GpuRun, twin_name};
-use crate::operands::{Inputs, Operand};
+use crate::operands::{Inputs, Operand, Place};
 use crate::text::{Number, count, gmacs, path_name, speed, table};
 
 /// The result of `gemm`, in the form of its JSON document.
@@ -24,6 +24,9 @@ pub(super) struct Report {
     /// `recipe:layout:type` of operands that were quantised in this run.
     quantized_a: Option<String>,
     quantized_b: Option<String>,
+    /// Whether the CPU or the GPU quantised them.
+    quantized_a_on: Option<Place>,
+    quantized_b_on: Option<Place>,
     engine: Chosen,
     /// The twin's implementation and threads, whichever engine computed.
     path: &'static str,
@@ -31,7 +34,8 @@ pub(super) struct Report {
     /// Where a GPU computed: which, and how.
     gpu: Option<GpuRun>,
     macs: u128,
-    /// Time of the computation; on a GPU with the copies there and back, without making the kernel.
+    /// Time of the computation; on a GPU with the copies there and back and the quantisation there,
+    /// without making the kernels.
     seconds: Number,
     gmac_per_s: Number,
     errors: Vec<ErrorReport>,
@@ -58,6 +62,8 @@ impl Report {
             k: problem.k,
             quantized_a: quantized(&inputs.a),
             quantized_b: quantized(&inputs.b),
+            quantized_a_on: inputs.a.quantized_on(),
+            quantized_b_on: inputs.b.quantized_on(),
             engine: computed.engine(),
             path: path_name(sim::Path::best()),
             threads: rayon::current_num_threads(),
@@ -108,7 +114,15 @@ impl Report {
 
 fn head(inputs: &Inputs<'_>, problem: &Problem, computed: &Computed) -> Vec<Vec<String>> {
     let operand = |operand: &Operand<'_>, layout: ScaleLayout| match (operand.original(), &operand.scale_tensor) {
-        (Some((_, quantizer)), _) => format!("{} {layout}, quantised by {}", quantizer.ty, quantizer.recipe),
+        (Some((_, quantizer)), _) => {
+            let by = format!("{} {layout}, quantised by {}", quantizer.ty, quantizer.recipe);
+            match operand.quantized_on() {
+                Some(Place::Gpu) => format!("{by} on the GPU"),
+                // Where everything else is on the CPU too, it goes without saying.
+                Some(Place::Cpu) if computed.gpu.is_some() => format!("{by} on the CPU"),
+                _ => by,
+            }
+        }
         (None, Some(_)) => layout.to_string(),
         (None, None) => "no scales (1.0)".to_owned(),
     };
@@ -138,7 +152,9 @@ fn head(inputs: &Inputs<'_>, problem: &Problem, computed: &Computed) -> Vec<Vec<
     };
     rows.push(row("engine", gpu.device_text()));
     rows.push(row("kernel", gpu.kernel_text()));
-    rows.extend(gpu.steps.iter().map(|step| row("host step", step.clone())));
-    rows.push(row("time", format!("{speed} (copies to the GPU and back included, the kernel's making not)")));
+    rows.extend(gpu.steps.iter().map(|step| row("step", step.clone())));
+    let there = [&inputs.a, &inputs.b].iter().any(|operand| operand.quantized_on() == Some(Place::Gpu));
+    let included = if there { "copies to the GPU and back and quantising there" } else { "copies to the GPU and back" };
+    rows.push(row("time", format!("{speed} ({included} included, the making of kernels not)")));
     rows
 }

@@ -194,7 +194,7 @@ impl Report {
             let Some(gpu) = &report.gpu else { continue };
             text += &format!("  kernel of {}: {}\n", self.name(report), gpu.kernel_text());
             for step in &gpu.steps {
-                text += &format!("    host step: {step}\n");
+                text += &format!("    step: {step}\n");
             }
         }
         text += "\n";

@@ -53,11 +53,6 @@ pub enum HostStep {
     },
     /// K is 0, and was taken for one column of zeros: the same outputs.
     NoProducts,
-    /// D has rows of `stride` elements on the GPU and was copied from there.
-    PaddedD {
-        /// Elements between its rows on the GPU.
-        stride: usize,
-    },
 }
 
 impl fmt::Display for HostStep {
@@ -82,9 +77,6 @@ impl fmt::Display for HostStep {
                 }
             }
             Self::NoProducts => write!(f, "K = 0 computed as one column of zeros"),
-            Self::PaddedD { stride } => {
-                write!(f, "D computed in rows of {stride} elements (multiples of 16 bytes, for TMA)")
-            }
         }
     }
 }
@@ -147,7 +139,7 @@ pub fn gemm_on_gpu<'a, 'b>(
     problem.check()?;
     check(problem, &a, &b, c)?;
     if problem.m == 0 || problem.n == 0 {
-        let d = from_bytes(problem, &[], problem.n);
+        let d = from_bytes(problem, &[]);
         return Ok(Product { d, config: None, steps: Vec::new(), quantized_a: None, quantized_b: None });
     }
     if problem.k == 0 {
@@ -220,7 +212,7 @@ impl Plan {
         a: &OnDevice,
         b: &OnDevice,
         c: Option<&HostView<'_>>,
-        mut steps: Vec<HostStep>,
+        steps: Vec<HostStep>,
     ) -> Result<Product, HopperError> {
         let problem = self.problem();
         let stream = self.context().default_stream();
@@ -228,12 +220,7 @@ impl Plan {
             Some(c) => Some(upload::slice(&stream, &c.bytes())?),
             None => None,
         };
-        let size = problem.d.size();
-        let stride_d = problem.n.next_multiple_of(16 / size);
-        if stride_d != problem.n {
-            steps.push(HostStep::PaddedD { stride: stride_d });
-        }
-        let bytes = problem.m * stride_d * size;
+        let bytes = problem.m * problem.n * problem.d.size();
         // SAFETY: all of it is written by the fill below before anything reads it.
         let mut d = unsafe { stream.alloc::<u8>(bytes) }.map_err(HopperError::cuda("cuMemAlloc"))?;
         {
@@ -255,7 +242,7 @@ impl Plan {
                 scale_a: at(pointer_sa, a.scale_stride),
                 scale_b: at(pointer_sb, b.scale_stride),
                 c: c.as_ref().map(|(pointer, _)| at(*pointer, problem.n)),
-                d: at(pointer_d, stride_d),
+                d: at(pointer_d, problem.n),
             };
             // SAFETY: every buffer was made, above or by `upload`, with the problem's shape in these
             // strides, is initialised, overlaps no other and lives until the stream is waited for.
@@ -263,16 +250,16 @@ impl Plan {
         }
         let stored = stream.clone_dtoh(&d).map_err(HopperError::cuda("cuMemcpyDtoH"))?;
         stream.synchronize().map_err(HopperError::cuda("cuStreamSynchronize"))?;
-        let d = from_bytes(problem, &stored, stride_d);
+        let d = from_bytes(problem, &stored);
         Ok(Product { d, config: Some(self.config()), steps, quantized_a: None, quantized_b: None })
     }
 }
 
-/// The first N elements of each stored row.
-fn from_bytes(problem: &Problem, stored: &[u8], stride: usize) -> HostMatrix {
+/// D as it lies in memory.
+fn from_bytes(problem: &Problem, stored: &[u8]) -> HostMatrix {
     let shape = (problem.m, problem.n);
     let size = problem.d.size();
-    let element = |i: usize, j: usize| &stored[(i * stride + j) * size..][..size];
+    let element = |i: usize, j: usize| &stored[(i * problem.n + j) * size..][..size];
     let half = |(i, j)| {
         let bytes = element(i, j);
         u16::from_ne_bytes([bytes[0], bytes[1]])
@@ -306,12 +293,12 @@ mod tests {
         }
     }
 
-    /// Breaks if padding of a row is taken for the next row's elements.
+    /// Breaks if bytes are taken for another element's.
     #[test]
-    fn padding_is_dropped() {
+    fn elements_are_where_they_are_stored() {
         let problem: Problem = "2x3x1 a=e4m3:row b=e4m3:row d=f32".parse().unwrap();
-        let stored: Vec<u8> = (0..8).flat_map(|i| (i as f32).to_ne_bytes()).collect();
-        let expected = ndarray::array![[0.0f32, 1.0, 2.0], [4.0, 5.0, 6.0]];
-        assert_eq!(from_bytes(&problem, &stored, 4), HostMatrix::F32(expected));
+        let stored: Vec<u8> = (0..6).flat_map(|i| (i as f32).to_ne_bytes()).collect();
+        let expected = ndarray::array![[0.0f32, 1.0, 2.0], [3.0, 4.0, 5.0]];
+        assert_eq!(from_bytes(&problem, &stored), HostMatrix::F32(expected));
     }
 }

@@ -103,13 +103,21 @@ pub(crate) fn tma(
     wide(argument, matrix, columns)?;
     let unit = 16 / size;
     let rule = if !matrix.stride.is_multiple_of(unit) {
-        format!("TMA needs multiples of {unit} elements (16 bytes); copy it to such rows, as gemm_on_gpu does")
+        format!("TMA needs multiples of {unit} elements (16 bytes); {}", way_out(argument))
     } else if matrix.stride >= (1 << 40) / size {
         "TMA's strides end below 2^40 bytes".to_owned()
     } else {
         return Ok(());
     };
     Err(HopperError::Stride { argument, value: matrix.stride, rule })
+}
+
+/// What helps where TMA's rules do not hold.
+fn way_out(argument: &str) -> &'static str {
+    match argument {
+        "C" | "D" => "a plan with PlanOptions::direct_store does without",
+        _ => "copy it to such rows, as gemm_on_gpu does",
+    }
 }
 
 pub(crate) fn aligned(argument: &'static str, pointer: u64, bytes: u64) -> Result<(), HopperError> {
@@ -119,6 +127,9 @@ pub(crate) fn aligned(argument: &'static str, pointer: u64, bytes: u64) -> Resul
         return Ok(());
     } else {
         match bytes {
+            16 if matches!(argument, "C" | "D") => {
+                "is not a multiple of 16 bytes, which TMA needs; a plan with PlanOptions::direct_store does without"
+            }
             16 => "is not a multiple of 16 bytes, which TMA needs; copy the matrix, as gemm_on_gpu does",
             4 => "is not a multiple of 4 bytes, the size of an element",
             _ => "is not a multiple of 2 bytes, the size of an element",

@@ -92,8 +92,7 @@ fn stored(form: ScaleForm, x: &ScaledMatrix) -> (usize, Vec<u8>) {
 
 /// Runs the case twice, with and without dependent launch, in random strides and addresses (C in
 /// D's place where that is possible, half of the time), and asserts that D has the twin's bits and
-/// nothing else has changed. Gives the bytes of D's rows beyond N that were written: only those
-/// up to the next 16 bytes are allowed.
+/// nothing else has changed, the bytes between its rows included.
 pub(crate) fn check(plan: &Plan, case: &Case, twin: &Matrix, stream: &Arc<CudaStream>, what: &str, rng: &mut StdRng) {
     let p = &case.problem;
     let mut wider = |columns: usize, unit: usize| columns.next_multiple_of(unit) + unit * rng.random_range(0..3usize);

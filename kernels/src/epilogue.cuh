@@ -5,7 +5,7 @@
 //   D              one cast to nearest even
 //
 // Where TMA's rules hold for D (and C, of D's type), tiles of both lie in shared memory as TMA has
-// them, in atoms of 64 rows and 128 bytes. A warp of its own loads C there while the tile is being
+// them, in atoms of 64 rows and 128 bytes. The moving warp loads C there while the tile is being
 // computed, and stores D from there while the next one is; a math thread only exchanges its own
 // elements.
 //

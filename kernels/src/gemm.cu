@@ -2,8 +2,8 @@
 // configuration.
 //
 //   producer warp      TMA of A, B and their per-stage scales into a ring of STAGES
-//   scheduler warp     where the next tile lies, and its 128x128 scales of B, up to a tile ahead
-//   store warp         TMA of C before and of D after the epilogue of a tile
+//   announcing warp    where the next tile lies, and its 128x128 scales of B, up to a tile ahead
+//   moving warp        TMA of C before and of D after the epilogue of a tile
 //   math warpgroups    WAVES x 64 rows each and all BLOCK_N columns: 4 wgmma, wait, promote
 //
 // Arithmetic (the contract that fp8gemm-sim models), per output:
@@ -25,7 +25,7 @@ constexpr u32 GROUPS_PER_TILE = PING_PONG ? 1 : MATH_GROUPS;
 constexpr u32 WAVES = BLOCK_M / (64 * GROUPS_PER_TILE);
 
 // Tiles start, and 128x128 scales of B end, at multiples of this many columns: columns of one such
-// group share a scale. The scheduler warp spreads the scales out to groups, so that one loop serves
+// group share a scale. The announcing warp spreads the scales out to groups, so that one loop serves
 // every place at which a scale can end inside a tile.
 constexpr u32 gcd(u32 a, u32 b) { return b == 0 ? a : gcd(b, a % b); }
 constexpr u32 GROUP_COLUMNS = gcd(BLOCK_N, 128);
@@ -37,7 +37,7 @@ constexpr u32 BYTES_B = BLOCK_N * BLOCK_K;
 constexpr u32 BYTES_SCALE_A = SCALES == SCALES_AT_END ? 0 : BLOCK_M * 4;
 constexpr u32 BYTES_SCALE_B = SCALES == SCALES_1D1D ? BLOCK_N * 4 : 0;
 constexpr u32 STRIDE_SCALE_B = (BYTES_SCALE_B + 127) / 128 * 128;
-constexpr u32 BYTES_SLOT = 16 + (SCALES == SCALES_1D2D ? SCALES_B * MAX_K_BLOCKS * 4 : 0);
+constexpr u32 BYTES_SLOT = 16 + (SCALES == SCALES_1D2D ? (SCALES_B * MAX_K_BLOCKS + 3) / 4 * 16 : 0);
 constexpr u32 AT_A = 0;
 constexpr u32 AT_B = AT_A + STAGES * BYTES_A;
 constexpr u32 AT_STAGING = AT_B + STAGES * BYTES_B;
@@ -48,6 +48,7 @@ constexpr u32 AT_SLOTS = AT_SCALE_B + STAGES * STRIDE_SCALE_B;
 constexpr u32 AT_BARRIERS = AT_SLOTS + 2 * BYTES_SLOT;
 constexpr u32 SHARED_BYTES = AT_BARRIERS + (2 * STAGES + 4 + 2 * MATH_GROUPS) * 8;
 
+static_assert(MATH_GROUPS == 2, "named barriers and turns are for two");
 static_assert(BLOCK_M % (64 * GROUPS_PER_TILE) == 0, "each math warpgroup has whole 64-row waves");
 static_assert(BLOCK_M <= 256 && BLOCK_N <= 256, "a TMA box has at most 256 elements a side");
 static_assert(BLOCK_N % (8 * CLUSTER_M) == 0, "wgmma has multiples of 8 columns; shared parts start at 1024 bytes");
@@ -208,7 +209,8 @@ DEVICE void main_loop(Math& math, Accumulator (&acc)[WAVES], u32 k_begin, u32 k_
 }
 
 // Stream-K: accumulators of an unfinished tile, from one CTA to the next. 16 bytes of a thread lie
-// beside those of its neighbour.
+// beside those of its neighbour. The taker spins: it relies on CTAs of lower number having been
+// started before it, as all known GPUs do.
 struct Handover {
     static constexpr u32 BYTES = BLOCK_M * BLOCK_N * 4;
     float4* accumulators;
@@ -237,7 +239,9 @@ struct Handover {
     // natural order the compiler would give accumulators registers that meet those of the chain in
     // the same bank.
     MEMBER void take(Accumulator (&acc)[WAVES], u32 thread) const {
-        while (!flag_is_up(flag)) {
+        if (thread == 0) {
+            while (!flag_is_up(flag)) {
+            }
         }
         warpgroup_sync(group);
         #pragma unroll
@@ -248,6 +252,156 @@ struct Handover {
         if (thread == 0) flag_lower(flag);
     }
 };
+
+// ---- one function for each role --------------------------------------------------------------
+
+// One thread: keeps the ring full.
+DEVICE void produce(const Arguments& arguments, const Shared& shared, Schedule schedule, u32 rank) {
+    // A shared operand comes in parts, one loaded by each CTA of the cluster for all of them.
+    constexpr u32 PART_A = BLOCK_M / CLUSTER_N, PART_B = BLOCK_N / CLUSTER_M;
+    constexpr u16 ALL = (1 << CLUSTER) - 1;
+    Grid grid(arguments);
+    Ring ring{0};
+    #pragma unroll 1
+    while (schedule.next()) {
+        Tile tile = grid.at(schedule.index, rank);
+        u32 row = tile.row + rank % CLUSTER_N * PART_A, column = tile.column + rank % CLUSTER_M * PART_B;
+        #pragma unroll 1
+        for (u32 first = schedule.k_begin; first < schedule.k_end; first += STAGES) {
+            #pragma unroll
+            for (u32 stage = 0; stage < STAGES; stage++) {
+                u32 block = first + stage, k = block * BLOCK_K;
+                if (block >= schedule.k_end) break;
+                barrier_wait(shared.empty(stage), ring.phase(stage) ^ 1);
+                ring.use(stage);
+                u32 full = shared.full(stage);
+                u32 a = shared.a(stage) + rank % CLUSTER_N * PART_A * BLOCK_K;
+                u32 b = shared.b(stage) + rank % CLUSTER_M * PART_B * BLOCK_K;
+                barrier_arrive_expect(full, BYTES_A + BYTES_B + BYTES_SCALE_A + BYTES_SCALE_B);
+                if constexpr (CLUSTER_N == 1) tma_load(a, &arguments.a, k, row, full);
+                else tma_load_multicast(a, &arguments.a, k, row, full, ALL);
+                if constexpr (CLUSTER_M == 1) tma_load(b, &arguments.b, k, column, full);
+                else tma_load_multicast(b, &arguments.b, k, column, full, ALL);
+                if constexpr (SCALES != SCALES_AT_END) tma_load(shared.scale_a(stage), &arguments.scale_a, tile.row, block, full);
+                if constexpr (SCALES == SCALES_1D1D) tma_load(shared.scale_b(stage), &arguments.scale_b, tile.column, block, full);
+            }
+        }
+    }
+    grid_launch_dependents();
+}
+
+// One warp: tells the math warpgroups where the next tile lies, and brings its 128x128 scales.
+DEVICE void announce(const Arguments& arguments, const Shared& shared, Schedule schedule, u32 rank, u32 lane) {
+    Grid grid(arguments);
+    u32 rows = (arguments.n + 127) / 128;
+    #pragma unroll 1
+    for (u32 turn = 0; schedule.next(); turn++) {
+        u32 slot = shared.slot(turn % 2);
+        Tile tile = grid.at(schedule.index, rank);
+        barrier_wait(shared.slot_empty(turn % 2), turn / 2 % 2 ^ 1);
+        if (lane == 0) shared_store(slot, tile.row, tile.column);
+        if constexpr (SCALES == SCALES_1D2D) {
+            #pragma unroll 1
+            for (u32 i = 0; i < SCALES_B; i++) {
+                // A scale beyond N belongs to columns that are clipped; it only must exist.
+                u32 row = min((tile.column + i * GROUP_COLUMNS) / 128, rows - 1);
+                const float* scales = arguments.scales_b + u64(row) * schedule.k_blocks;
+                #pragma unroll 4
+                for (u32 block = schedule.k_begin + lane; block < schedule.k_end; block += 32) {
+                    shared_store(slot + SLOT_SCALES + (i * MAX_K_BLOCKS + block) * 4, __ldg(scales + block));
+                }
+            }
+        }
+        // Every lane for what it has stored.
+        barrier_arrive(shared.slot_full(turn % 2));
+    }
+}
+
+// One thread: C to the staging tiles before the epilogue, D from there after it.
+DEVICE void move_tiles(const Arguments& arguments, const Shared& shared, Schedule schedule, u32 rank) {
+    Grid grid(arguments);
+    #pragma unroll 1
+    for (u32 turn = 0, finished = 0; schedule.next(); turn++) {
+        if (!schedule.finishes()) continue;
+        Tile tile = grid.at(schedule.index, rank);
+        // In ping-pong a tile is one warpgroup's, else each has its part.
+        u32 begin = PING_PONG ? turn % MATH_GROUPS : 0, end = begin + GROUPS_PER_TILE;
+        auto part = [&](u32 group, u32 wave) {
+            return WaveOfD{arguments, shared.staging(group) + wave * WAVE_BYTES, tile.row + ((group - begin) * WAVES + wave) * 64, tile.column};
+        };
+        #pragma unroll 1
+        for (u32 group = begin; group < end; group++) {
+            u32 ready = shared.staging_ready(group);
+            if constexpr (C == OUTPUT_NONE) {
+                barrier_arrive(ready);
+            } else {
+                barrier_arrive_expect(ready, WAVES * WAVE_BYTES);
+                for (u32 wave = 0; wave < WAVES; wave++) part(group, wave).load(ready);
+            }
+        }
+        #pragma unroll 1
+        for (u32 group = begin; group < end; group++) {
+            barrier_wait(shared.staging_done(group), (PING_PONG ? finished / MATH_GROUPS : finished) % 2);
+            for (u32 wave = 0; wave < WAVES; wave++) part(group, wave).store();
+            tma_store_commit();
+        }
+        tma_store_wait_read();
+        finished++;
+    }
+}
+
+// A math warpgroup.
+DEVICE void multiply(const Arguments& arguments, Math& math, Schedule schedule) {
+    const Shared& shared = math.shared;
+    Accumulator acc[WAVES];
+    #pragma unroll 1
+    for (u32 turn = 0, finished = 0; schedule.next(); turn++) {
+        if (PING_PONG && turn % MATH_GROUPS != math.group) {
+            math.ring.skip(schedule.blocks());
+            continue;
+        }
+        u32 slot = shared.slot(turn % 2);
+        barrier_wait(shared.slot_full(turn % 2), turn / 2 % 2);
+        if (STREAM_K && schedule.k_begin > 0) {
+            Handover(arguments, blockIdx.x - CLUSTER, math.group).take(acc, threadIdx.x % 128);
+        } else {
+            #pragma unroll
+            for (u32 wave = 0; wave < WAVES; wave++)
+                #pragma unroll
+                for (u32 i = 0; i < BLOCK_N / 2; i++) acc[wave][i] = 0.0f;
+        }
+        // A barrier tells one phase from the next only: the stages of a tile may be waited for when
+        // those of the tile before are used up.
+        if (PING_PONG && turn > 0) turn_await(math.group);
+        main_loop(math, acc, schedule.k_begin, schedule.k_end, slot);
+        if (PING_PONG && schedule.more()) turn_pass(1 - math.group);
+        if (!schedule.finishes()) {
+            Handover(arguments, blockIdx.x, math.group).give(acc, threadIdx.x % 128);
+        } else {
+            Tile tile;
+            shared_load(slot, tile.row, tile.column);
+            u32 row = tile.row + math.wave_row(0);
+            if constexpr (STORE_TMA) {
+                TmaEpilogue epilogue{arguments, math.warp, math.lane};
+                barrier_wait(shared.staging_ready(math.group), finished % 2);
+                #pragma unroll
+                for (u32 wave = 0; wave < WAVES; wave++) {
+                    epilogue.wave(shared.staging(math.group) + wave * WAVE_BYTES, acc[wave], row + wave * 64, tile.column);
+                }
+                fence_async_proxy();
+                __syncwarp();
+                if (math.lane == 0) barrier_arrive(shared.staging_done(math.group));
+            } else {
+                DirectEpilogue epilogue(arguments, shared.staging(math.group) + math.warp * STAGING, math.lane);
+                #pragma unroll
+                for (u32 wave = 0; wave < WAVES; wave++) epilogue.rows(acc[wave], row + wave * 64 + math.warp * 16, tile.column);
+            }
+            finished++;
+        }
+        __syncwarp();
+        if (math.lane == 0) barrier_arrive(shared.slot_empty(turn % 2));
+    }
+}
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) fp8gemm(const __grid_constant__ Arguments arguments) {
     extern __shared__ u8 raw[];
@@ -282,138 +436,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) fp8gemm(const __grid_co
 
     if (group == MATH_GROUPS) {
         registers_shrink<PRODUCER_REGISTERS>();
-        Grid grid(arguments);
-        if (warp == MATH_GROUPS * 4 && elect()) {
-            // A shared operand comes in parts, one loaded by each CTA of the cluster for all of them.
-            constexpr u32 PART_A = BLOCK_M / CLUSTER_N, PART_B = BLOCK_N / CLUSTER_M;
-            Ring ring{0};
-            #pragma unroll 1
-            while (schedule.next()) {
-                Tile tile = grid.at(schedule.index, rank);
-                #pragma unroll 1
-                for (u32 first = schedule.k_begin; first < schedule.k_end; first += STAGES) {
-                    #pragma unroll
-                    for (u32 stage = 0; stage < STAGES; stage++) {
-                        u32 block = first + stage, k = block * BLOCK_K;
-                        if (block >= schedule.k_end) break;
-                        barrier_wait(shared.empty(stage), ring.phase(stage) ^ 1);
-                        ring.use(stage);
-                        u32 full = shared.full(stage);
-                        barrier_arrive_expect(full, BYTES_A + BYTES_B + BYTES_SCALE_A + BYTES_SCALE_B);
-                        if constexpr (CLUSTER_N == 1) tma_load(shared.a(stage), &arguments.a, k, tile.row, full);
-                        else tma_load_multicast(shared.a(stage) + rank * PART_A * BLOCK_K, &arguments.a, k, tile.row + rank * PART_A, full, 3);
-                        if constexpr (CLUSTER_M == 1) tma_load(shared.b(stage), &arguments.b, k, tile.column, full);
-                        else tma_load_multicast(shared.b(stage) + rank * PART_B * BLOCK_K, &arguments.b, k, tile.column + rank * PART_B, full, 3);
-                        if constexpr (SCALES != SCALES_AT_END) tma_load(shared.scale_a(stage), &arguments.scale_a, tile.row, block, full);
-                        if constexpr (SCALES == SCALES_1D1D) tma_load(shared.scale_b(stage), &arguments.scale_b, tile.column, block, full);
-                    }
-                }
-            }
-            grid_launch_dependents();
-        } else if (warp == MATH_GROUPS * 4 + 1) {
-            u32 rows = (arguments.n + 127) / 128;
-            #pragma unroll 1
-            for (u32 turn = 0; schedule.next(); turn++) {
-                u32 slot = shared.slot(turn % 2);
-                Tile tile = grid.at(schedule.index, rank);
-                barrier_wait(shared.slot_empty(turn % 2), turn / 2 % 2 ^ 1);
-                if (lane == 0) shared_store(slot, __uint_as_float(tile.row), __uint_as_float(tile.column));
-                if constexpr (SCALES == SCALES_1D2D) {
-                    #pragma unroll 1
-                    for (u32 i = 0; i < SCALES_B; i++) {
-                        // A scale beyond N belongs to columns that are clipped; it only must exist.
-                        u32 row = min((tile.column + i * GROUP_COLUMNS) / 128, rows - 1);
-                        const float* scales = arguments.scales_b + u64(row) * schedule.k_blocks;
-                        #pragma unroll 4
-                        for (u32 block = schedule.k_begin + lane; block < schedule.k_end; block += 32) {
-                            shared_store(slot + SLOT_SCALES + (i * MAX_K_BLOCKS + block) * 4, __ldg(scales + block));
-                        }
-                    }
-                }
-                // Every lane for what it has stored.
-                barrier_arrive(shared.slot_full(turn % 2));
-            }
-        }        else if (STORE_TMA && warp == MATH_GROUPS * 4 + 2 && elect()) {
-            #pragma unroll 1
-            for (u32 turn = 0, finished = 0; schedule.next(); turn++) {
-                if (!schedule.finishes()) continue;
-                Tile tile = grid.at(schedule.index, rank);
-                u32 from = PING_PONG ? turn % 2 : 0;
-                #pragma unroll 1
-                for (u32 i = from; i < from + GROUPS_PER_TILE; i++) {
-                    if constexpr (C != OUTPUT_NONE) {
-                        barrier_arrive_expect(shared.staging_ready(i), WAVES * WAVE_BYTES);
-                        for (u32 wave = 0; wave < WAVES; wave++) {
-                            WaveOfD{arguments, shared.staging(i) + wave * WAVE_BYTES, tile.row + ((i - from) * WAVES + wave) * 64, tile.column}.load(shared.staging_ready(i));
-                        }
-                    } else {
-                        barrier_arrive(shared.staging_ready(i));
-                    }
-                }
-                #pragma unroll 1
-                for (u32 i = from; i < from + GROUPS_PER_TILE; i++) {
-                    barrier_wait(shared.staging_done(i), (PING_PONG ? finished / 2 : finished) % 2);
-                    for (u32 wave = 0; wave < WAVES; wave++) {
-                        WaveOfD{arguments, shared.staging(i) + wave * WAVE_BYTES, tile.row + ((i - from) * WAVES + wave) * 64, tile.column}.store();
-                    }
-                    tma_store_commit();
-                }
-                tma_store_wait_read();
-                finished++;
-            }
-        }
+        u32 role = warp % 4;
+        if (role == 0 && elect()) produce(arguments, shared, schedule, rank);
+        else if (role == 1) announce(arguments, shared, schedule, rank, lane);
+        else if (STORE_TMA && role == 2 && elect()) move_tiles(arguments, shared, schedule, rank);
     } else {
         registers_grow<MATH_REGISTERS>();
         Math math{shared, group, warp % 4, lane, {0}};
-        Accumulator acc[WAVES];
-        #pragma unroll 1
-        for (u32 turn = 0, finished = 0; schedule.next(); turn++) {
-            if (PING_PONG && turn % MATH_GROUPS != group) {
-                math.ring.skip(schedule.blocks());
-                continue;
-            }
-            u32 slot = shared.slot(turn % 2);
-            barrier_wait(shared.slot_full(turn % 2), turn / 2 % 2);
-            if (STREAM_K && schedule.k_begin > 0) {
-                Handover(arguments, blockIdx.x - CLUSTER, group).take(acc, threadIdx.x % 128);
-            } else {
-                #pragma unroll
-                for (u32 wave = 0; wave < WAVES; wave++)
-                    #pragma unroll
-                    for (u32 i = 0; i < BLOCK_N / 2; i++) acc[wave][i] = 0.0f;
-            }
-            // A barrier tells one phase from the next only: the stages of a tile may be waited for when
-            // those of the tile before are used up.
-            if (PING_PONG && turn > 0) turn_await(group);
-            main_loop(math, acc, schedule.k_begin, schedule.k_end, slot);
-            if (PING_PONG && schedule.more()) turn_pass(1 - group);
-            if (!schedule.finishes()) {
-                Handover(arguments, blockIdx.x, group).give(acc, threadIdx.x % 128);
-            } else {
-                float origin[2];
-                shared_load(slot, origin[0], origin[1]);
-                u32 row = __float_as_uint(origin[0]) + math.wave_row(0), column = __float_as_uint(origin[1]);
-                if constexpr (STORE_TMA) {
-                    TmaEpilogue epilogue{arguments, math.warp, lane};
-                    barrier_wait(shared.staging_ready(group), finished % 2);
-                    #pragma unroll
-                    for (u32 wave = 0; wave < WAVES; wave++) {
-                        epilogue.wave(shared.staging(group) + wave * WAVE_BYTES, acc[wave], row + wave * 64, column);
-                    }
-                    fence_async_proxy();
-                    __syncwarp();
-                    if (lane == 0) barrier_arrive(shared.staging_done(group));
-                } else {
-                    DirectEpilogue epilogue(arguments, shared.staging(group) + math.warp * STAGING, lane);
-                    #pragma unroll
-                    for (u32 wave = 0; wave < WAVES; wave++) epilogue.rows(acc[wave], row + wave * 64 + math.warp * 16, column);
-                }
-                finished++;
-            }
-            __syncwarp();
-            if (lane == 0) barrier_arrive(shared.slot_empty(turn % 2));
-        }
+        multiply(arguments, math, schedule);
     }
     // The other CTA may still signal barriers in this one's shared memory.
-    if constexpr (CLUSTER > 1) cluster_sync();
+    if constexpr (CLUSTER > 1) {
+        __syncwarp();
+        cluster_sync();
+    }
 }

@@ -182,6 +182,14 @@ DEVICE void shared_store(u32 address, float low, float high) {
     asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(low), "f"(high) : "memory");
 }
 
+DEVICE void shared_load(u32 address, u32& low, u32& high) {
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(low), "=r"(high) : "r"(address) : "memory");
+}
+
+DEVICE void shared_store(u32 address, u32 low, u32 high) {
+    asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(address), "r"(low), "r"(high) : "memory");
+}
+
 DEVICE void shared_store(u32 address, float value) {
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }
@@ -205,10 +213,20 @@ DEVICE u32 pack_f16(float low, float high) {
     return packed;
 }
 
-// Elements of C, widened exactly. C is not written by anybody else while the kernel runs.
-DEVICE float load_f32(const float* from) { return __ldg(from); }
+// Elements of C, widened exactly. Not by the non-coherent path: C may be D, which this kernel writes.
+DEVICE float load_f32(const float* from) {
+    float value;
+    asm volatile("ld.global.f32 %0, [%1];" : "=f"(value) : "l"(from));
+    return value;
+}
 
-DEVICE float load_bf16(const u16* from) { return __uint_as_float(u32(__ldg(from)) << 16); }
+DEVICE u16 load_16(const u16* from) {
+    u16 bits;
+    asm volatile("ld.global.u16 %0, [%1];" : "=h"(bits) : "l"(from));
+    return bits;
+}
+
+DEVICE float load_bf16(const u16* from) { return __uint_as_float(u32(load_16(from)) << 16); }
 
 DEVICE float widen_f16(u16 bits) {
     float value;
@@ -216,7 +234,7 @@ DEVICE float widen_f16(u16 bits) {
     return value;
 }
 
-DEVICE float load_f16(const u16* from) { return widen_f16(__ldg(from)); }
+DEVICE float load_f16(const u16* from) { return widen_f16(load_16(from)); }
 
 DEVICE void load_4(const float* from, float* to) {
     asm volatile("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(to[0]), "=f"(to[1]), "=f"(to[2]), "=f"(to[3]) : "l"(from));

@@ -44,7 +44,8 @@ struct Grid {
     }
 };
 
-// The items of one CTA: whole tiles at a distance of the number of clusters.
+// An item is a tile, or some of its K blocks. The items of one CTA: whole tiles at a distance of the
+// number of clusters.
 //
 // Ordered stream-K: the last tiles, between one and two for each cluster, are cut into equal runs
 // of K blocks, laid end to end. A run that ends inside a tile computes that head first, and leaves
@@ -94,14 +95,19 @@ struct Schedule {
         if (at < whole) return true;
         if constexpr (!STREAM_K) return false;
         at -= whole;
-        if (run_end > 0 && at-- == 0) {
+        // First the head that the next cluster waits for,
+        bool has_head = run_end > 0;
+        if (has_head && at == 0) {
             index = run_last;
             k_end = run_end;
             return true;
         }
-        index = run_first + (run_begin > 0) + at;
+        // then whole tiles,
+        bool has_rest = run_begin > 0;
+        index = run_first + has_rest + at - has_head;
         if (index < run_last) return true;
-        if (index > run_last || run_begin == 0) return false;
+        // and the rest of the tile whose head the cluster before has done by now.
+        if (index > run_last || !has_rest) return false;
         index = run_first;
         k_begin = run_begin;
         return true;

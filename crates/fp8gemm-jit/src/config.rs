@@ -153,17 +153,25 @@ impl KernelConfig {
 
     /// Dynamic shared memory, in bytes: the same sum that the kernel makes (it asserts that).
     pub fn shared_bytes(&self) -> u32 {
-        let stage = BLOCK_K * (self.block_m + self.block_n)
-            + if self.scales == KernelScales::AtEnd { 0 } else { 4 * self.block_m }
-            + if self.scales == KernelScales::Block1d1d { (4 * self.block_n).next_multiple_of(128) } else { 0 };
+        // In 64 bits, since `max_k_blocks` can be anything before `check`.
+        let [block_m, block_n, stages] = [self.block_m, self.block_n, self.stages].map(u64::from);
+        let stage = u64::from(BLOCK_K) * (block_m + block_n)
+            + if self.scales == KernelScales::AtEnd { 0 } else { 4 * block_m }
+            + if self.scales == KernelScales::Block1d1d { (4 * block_n).next_multiple_of(128) } else { 0 };
         let warpgroup = match self.store {
-            Store::Tma => self.waves() * self.block_n.div_ceil(self.store_columns()) * 64 * 128,
+            Store::Tma => u64::from(self.waves()) * block_n.div_ceil(u64::from(self.store_columns())) * 64 * 128,
             Store::Direct => 4 * 16 * 128,
         };
-        let scales = if self.scales == KernelScales::Block1d2d { 4 * self.scales_b() * self.max_k_blocks } else { 0 };
-        let barriers = 8 * (2 * self.stages + 4 + 2 * Self::MATH_GROUPS);
+        let scales = if self.scales == KernelScales::Block1d2d {
+            (4 * u64::from(self.scales_b()) * u64::from(self.max_k_blocks)).next_multiple_of(16)
+        } else {
+            0
+        };
+        let groups = u64::from(Self::MATH_GROUPS);
+        let barriers = 8 * (2 * stages + 4 + 2 * groups);
         // The kernel aligns its start to 1,024 bytes itself.
-        self.stages * stage + Self::MATH_GROUPS * warpgroup + 2 * (16 + scales) + barriers + 1024
+        let sum = stages * stage + groups * warpgroup + 2 * (16 + scales) + barriers + 1024;
+        u32::try_from(sum).unwrap_or(u32::MAX)
     }
 
     /// Bytes of device memory that a launch of `ctas` CTAs works with besides its operands: 0 but for
@@ -208,8 +216,8 @@ impl KernelConfig {
         if self.group == 0 {
             return fail("group", self.group, "it must be at least 1");
         }
-        if self.scales == KernelScales::Block1d2d && self.max_k_blocks == 0 {
-            return fail("max_k_blocks", 0, "it must be at least 1");
+        if self.scales == KernelScales::Block1d2d && !(1..=1 << 16).contains(&self.max_k_blocks) {
+            return fail("max_k_blocks", self.max_k_blocks, "it must be 1 to 65536");
         }
         if self.accumulation == Accumulation::Chain && self.scales != KernelScales::AtEnd {
             return fail("accumulation", 0, "block scales need promotion every 128 of K");
@@ -317,6 +325,7 @@ pub(crate) mod tests {
             KernelConfig { block_n: 100, ..LARGE },
             KernelConfig { block_n: 120, share: Share::B, ..LARGE },
             KernelConfig { c: Some(OutputType::F32), ..LARGE },
+            KernelConfig { max_k_blocks: 1 << 30, ..LARGE },
             KernelConfig { block_n: 272, ..LARGE },
             KernelConfig { stages: 4, ..LARGE },
             KernelConfig { schedule: Schedule::PingPong, ..LARGE },

@@ -29,7 +29,7 @@ pub struct Expected {
 ///   outside.
 /// - Loads: the producer's loop, unrolled by the stages: A, B; scales of A unless they are applied
 ///   at the end; scales of B if they are 1x128 (128x128 ones are not loaded by TMA). And C, where
-///   the store warp brings it: one instruction in a loop.
+///   the moving warp brings it: one instruction in a loop.
 /// - Stores by TMA: the same loop, hence one; a second version where the last atom is a partial one.
 ///   The compiler may write that loop out for each wave.
 pub fn expected(config: &KernelConfig) -> Expected {

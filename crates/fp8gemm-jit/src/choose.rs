@@ -146,13 +146,19 @@ pub fn choose(problem: &Problem, sms: u32) -> Result<Choice, JitError> {
         Policy::Chain => Accumulation::Chain,
         _ => return Err(unsupported("the kernels know the policies promote128 and chain")),
     };
-    let mut candidates: Vec<Estimate> = SHAPES
-        .into_iter()
-        .filter_map(|shape| config(problem, scales, accumulation, shape, sms.max(1)))
-        .map(|config| estimate(problem, config, sms.max(1)))
-        .collect();
+    let filled = |scales| {
+        let configs =
+            SHAPES.into_iter().filter_map(move |shape| config(problem, scales, accumulation, shape, sms.max(1)));
+        configs.map(|config| estimate(problem, config, sms.max(1))).collect::<Vec<_>>()
+    };
+    let mut candidates = filled(scales);
+    // 128x128 scales of a tile wait in shared memory for all of K; repeated for each row they come
+    // with their block, with the same bits.
+    if candidates.is_empty() && scales == KernelScales::Block1d2d {
+        candidates = filled(KernelScales::Block1d1d);
+    }
     if candidates.is_empty() {
-        return Err(unsupported("the scales of one tile do not fit shared memory: K is too large"));
+        return Err(unsupported("K is too large"));
     }
     // Stable: equal estimates keep the order of SHAPES.
     candidates.sort_by(|x, y| x.us().total_cmp(&y.us()));
@@ -351,6 +357,17 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// Breaks if a K whose scales do not fit shared memory has no kernel, or one that takes them for
+    /// fewer: the largest numbers of blocks once wrapped around.
+    #[test]
+    fn very_long_k_takes_scales_by_rows() {
+        for k in [1_usize << 22, 1 << 31, 1 << 37] {
+            let problem: Problem = dense(128, 128, k).parse().unwrap();
+            let choice = choose(&problem, 132).unwrap();
+            assert!(choice.candidates.iter().all(|one| one.config.scales == KernelScales::Block1d1d), "{k}");
         }
     }
 

@@ -12,7 +12,7 @@
 //! | `MEMBAR.ALL` in a main loop | a wrongly scoped `mbarrier.arrive` flushes memory for each block of K |
 //! | `LDL`, `STL` | local memory: an array that is not in registers |
 //!
-//! A main loop is an innermost natural loop with a `QGMMA` ([`loops`]). Registers of even and of odd
+//! A main loop is an innermost natural loop with a `QGMMA` (`loops.rs`). Registers of even and of odd
 //! number are two banks (Hopper); an operand that the instruction before left in the collector
 //! (`.reuse`, in the same place) is not read again.
 

@@ -51,17 +51,27 @@ pub(crate) enum Class {
     Many,
     /// Long K.
     Deep,
+    /// More tiles than there are SMs, and enough of K to cut: for stream-K.
+    Runs,
 }
 
 impl Class {
-    /// The largest shape: M, N, K.
+    pub(crate) const ALL: [Self; 5] = [Self::Few, Self::Tails, Self::Many, Self::Deep, Self::Runs];
+
+    /// The largest shape: M, N, K. Its rows of D are for TMA, and so are its candidates.
     fn most(self) -> (usize, usize, usize) {
         match self {
-            Self::Few => (16, 700, 1536),
-            Self::Tails => (520, 520, 1536),
-            Self::Many => (2600, 1700, 260),
-            Self::Deep => (150, 300, 9000),
+            Self::Few => (16, 704, 1536),
+            Self::Tails => (520, 528, 1536),
+            Self::Many => (2600, 1712, 260),
+            Self::Deep => (150, 304, 9000),
+            Self::Runs => (2700, 2704, 2200),
         }
+    }
+
+    /// The smallest sizes: M, N, K.
+    fn least(self) -> (usize, usize, usize) {
+        if self == Self::Runs { (1900, 1900, 1500) } else { (1, 1, 1) }
     }
 
     /// The family at the class's largest shape; its candidates compute every shape of the class.
@@ -70,10 +80,11 @@ impl Class {
         Problem { m, n, k, ..family }
     }
 
-    /// A shape of the class: round numbers, numbers next to round ones, any number.
+    /// A shape of the class: round numbers, numbers next to round ones, any number. Half of the time
+    /// rows of D end at multiples of 16 bytes, so that TMA can store them.
     pub(crate) fn problem(self, family: Problem, rng: &mut StdRng) -> Problem {
-        let mut size = |most: usize| {
-            let any = rng.random_range(1..=most);
+        let mut size = |least: usize, most: usize| {
+            let any = rng.random_range(least..=most);
             let near = match rng.random_range(0..6) {
                 0 => any.next_multiple_of(128),
                 1 => any.next_multiple_of(16),
@@ -83,7 +94,9 @@ impl Class {
             };
             if near > most { any } else { near }
         };
-        let (m, n, k) = self.most();
-        Problem { m: size(m), n: size(n), k: size(k), ..family }
+        let ((m, n, k), least) = (self.most(), self.least());
+        let problem = Problem { m: size(least.0, m), n: size(least.1, n), k: size(least.2, k), ..family };
+        let whole = problem.n.next_multiple_of(16 / family.d.size());
+        Problem { n: if whole <= n && rng.random() { whole } else { problem.n }, ..problem }
     }
 }

@@ -1,13 +1,12 @@
 //! Ways to launch: slices, graphs, dependent launch, several threads and GPUs.
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use fp8gemm_hopper::cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut, sys};
+use fp8gemm_hopper::cudarc::driver::sys;
 use fp8gemm_hopper::{
     DeviceMatrix, Gpu, HopperError, Inputs, LaunchOptions, Operands, Plan, Strided, StridedMut, gemm_on_gpu, probe,
 };
-use fp8gemm_jit::{Compiler, choose};
+use fp8gemm_jit::choose;
 use fp8gemm_problem::Problem;
 use fp8gemm_sim::Matrix;
 use half::bf16;
@@ -15,71 +14,8 @@ use ndarray::Array2;
 use rand::{SeedableRng, rngs::StdRng};
 
 use crate::data::{Case, assert_bits, matrix};
+use crate::device::{Device, all};
 use crate::setup;
-
-/// A tensor-scaled f32 problem in device memory, K a multiple of 16 and N of 4.
-struct Device {
-    case: Case,
-    plan: Plan,
-    a: CudaSlice<u8>,
-    b: CudaSlice<u8>,
-    scale_a: CudaSlice<f32>,
-    scale_b: CudaSlice<f32>,
-    d: CudaSlice<f32>,
-}
-
-impl Device {
-    /// D is set to 1, for problems with beta.
-    fn new(gpu: &Gpu, compiler: &Compiler, stream: &Arc<CudaStream>, problem: &str, seed: u64) -> Self {
-        let problem: Problem = problem.parse().unwrap();
-        let mut case = Case::seeded(problem, seed);
-        let ones = Array2::from_elem((problem.m, problem.n), 1.0f32);
-        case.c = problem.c.map(|ty| Matrix::from_f32(ones, ty));
-        let codes = |x: &fp8gemm_formats::ScaledMatrix| stream.clone_htod(x.codes().as_slice().unwrap()).unwrap();
-        let scale = |x: &fp8gemm_formats::ScaledMatrix| stream.clone_htod(&[x.scales()[(0, 0)]]).unwrap();
-        Self {
-            plan: Plan::new(gpu, compiler, &problem).unwrap(),
-            a: codes(&case.a),
-            b: codes(&case.b),
-            scale_a: scale(&case.a),
-            scale_b: scale(&case.b),
-            d: stream.clone_htod(&vec![1.0f32; problem.m * problem.n]).unwrap(),
-            case,
-        }
-    }
-
-    fn operands(&mut self, stream: &CudaStream) -> Operands {
-        let p = self.case.problem;
-        let at = |pointer, stride| DeviceMatrix { pointer, stride };
-        let d = at(self.d.device_ptr_mut(stream).0, p.n);
-        Operands {
-            a: at(self.a.device_ptr(stream).0, p.k),
-            b: at(self.b.device_ptr(stream).0, p.k),
-            scale_a: at(self.scale_a.device_ptr(stream).0, 1),
-            scale_b: at(self.scale_b.device_ptr(stream).0, 1),
-            c: p.c.map(|_| d),
-            d,
-        }
-    }
-
-    fn result(&self, stream: &Arc<CudaStream>) -> Matrix {
-        let p = self.case.problem;
-        Matrix::F32(Array2::from_shape_vec((p.m, p.n), stream.clone_dtoh(&self.d).unwrap()).unwrap())
-    }
-
-    /// The twin's D after so many accumulations onto ones.
-    fn twin_after(&self, launches: usize) -> Matrix {
-        let mut case = Case { c: self.case.c.clone(), kinds: String::new(), ..self.case.rows(&all(&self.case)) };
-        for _ in 0..launches {
-            case.c = Some(case.twin());
-        }
-        case.c.unwrap()
-    }
-}
-
-fn all(case: &Case) -> Vec<usize> {
-    (0..case.problem.m).collect()
-}
 
 const ACCUMULATE: &str = "300x260x512 a=e4m3:tensor b=e4m3:tensor d=f32 c=f32 beta=1";
 
@@ -91,7 +27,7 @@ fn a_graph_replays_the_bits() {
     let (gpu, compiler) = setup();
     let stream = gpu.context().new_stream().unwrap();
     for overlap in [false, true] {
-        let mut device = Device::new(&gpu, &compiler, &stream, ACCUMULATE, 1);
+        let mut device = Device::new(&gpu, &compiler, &stream, ACCUMULATE, 7);
         let operands = device.operands(&stream);
         let prepared = device.plan.prepare(&operands).unwrap();
         stream.synchronize().unwrap();
@@ -118,7 +54,7 @@ fn dependent_launches_keep_their_order() {
     let stream = gpu.context().new_stream().unwrap();
     let options = LaunchOptions::default().overlapping_previous(true);
     for problem in [ACCUMULATE, "2000x1000x128 a=e4m3:tensor b=e5m2:tensor d=f32 c=f32 beta=1"] {
-        let mut device = Device::new(&gpu, &compiler, &stream, problem, 2);
+        let mut device = Device::new(&gpu, &compiler, &stream, problem, 7);
         let operands = device.operands(&stream);
         let prepared = device.plan.prepare(&operands).unwrap();
         for _ in 0..30 {
@@ -136,7 +72,7 @@ fn dependent_launches_keep_their_order() {
 fn slices_need_no_unsafe() {
     let (gpu, compiler) = setup();
     let (stream, other) = (gpu.context().new_stream().unwrap(), gpu.context().new_stream().unwrap());
-    let mut device = Device::new(&gpu, &compiler, &stream, ACCUMULATE, 3);
+    let mut device = Device::new(&gpu, &compiler, &stream, ACCUMULATE, 13);
     let (m, n, k) = (300, 260, 512);
     let inputs = Inputs {
         a: Strided::new(&device.a, k),
@@ -189,8 +125,8 @@ fn slices_need_no_unsafe() {
 fn rebinding_forgets_the_old_pointers() {
     let (gpu, compiler) = setup();
     let stream = gpu.context().new_stream().unwrap();
-    let mut first = Device::new(&gpu, &compiler, &stream, ACCUMULATE, 4);
-    let mut second = Device::new(&gpu, &compiler, &stream, ACCUMULATE, 5);
+    let mut first = Device::new(&gpu, &compiler, &stream, ACCUMULATE, 7);
+    let mut second = Device::new(&gpu, &compiler, &stream, ACCUMULATE, 13);
     let (one, two) = (first.operands(&stream), second.operands(&stream));
     let mut prepared = first.plan.prepare(&one).unwrap();
     let misaligned = DeviceMatrix { pointer: two.b.pointer + 8, ..two.b };
@@ -204,7 +140,7 @@ fn rebinding_forgets_the_old_pointers() {
     assert_bits(&first.result(&stream), &first.twin_after(1), &"before");
     assert_bits(&second.result(&stream), &second.twin_after(1), &"after");
     // Only D is another one.
-    let mut third = Device::new(&gpu, &compiler, &stream, ACCUMULATE, 6);
+    let mut third = Device::new(&gpu, &compiler, &stream, ACCUMULATE, 16);
     let d = third.operands(&stream).d;
     prepared.rebind(&Operands { c: Some(d), d, ..two }).unwrap();
     // SAFETY: likewise.
@@ -275,7 +211,7 @@ fn two_gpus_in_one_process() {
         let product = gemm_on_gpu(gpu, &compiler, &case.a.view(), &case.b.view(), None, &problem).unwrap();
         assert_bits(&matrix(product.d), &twin, &format!("device {}", gpu.info().ordinal));
     }
-    let mut device = Device::new(&gpus[0], &compiler, &gpus[0].context().default_stream(), ACCUMULATE, 8);
+    let mut device = Device::new(&gpus[0], &compiler, &gpus[0].context().default_stream(), ACCUMULATE, 21);
     let operands = device.operands(&gpus[0].context().default_stream());
     let there = gpus[1].context().default_stream();
     // SAFETY: refused before anything is launched.

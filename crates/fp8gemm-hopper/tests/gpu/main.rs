@@ -6,17 +6,19 @@
 //! | `random` | every configuration on random problems with adversarial data, between guard bands |
 //! | `edges` | shapes at the edges of the rules, batch invariance, recordings of other libraries |
 //! | `launches` | slices, graphs, dependent launch, threads, several GPUs, shared kernels |
+//! | `stream_k` | workspaces: in replayed graphs, in chains of dependent launches, on slices |
 //! | `large` | matrices of more than 2^31 elements or bytes |
 //! | `errors` | a lost context |
 //! | `host_time` | what a launch costs the CPU |
 //! | `sanitizer` | a few tiny problems for compute-sanitizer |
 //!
 //! `problems` and `data` make problems and operands from seeds, `guarded` runs one with every byte
-//! around it watched.
+//! around it watched, `device` holds one in plain memory. With one GPU, `--skip two_gpus`.
 
 #![allow(clippy::unwrap_used)]
 
 mod data;
+mod device;
 mod edges;
 mod errors;
 mod guarded;
@@ -27,6 +29,7 @@ mod problems;
 mod random;
 mod recorded;
 mod sanitizer;
+mod stream_k;
 
 use fp8gemm_hopper::Gpu;
 use fp8gemm_jit::{Cache, Compiler};

@@ -16,7 +16,8 @@ use crate::on_device::OnDevice;
 use crate::scales::ScaleForm;
 use crate::upload;
 use crate::{
-    DeviceMatrix, DeviceStep, Gpu, HopperError, HostMatrix, HostOperand, HostView, Operands, Plan, QuantizedOnGpu,
+    DeviceMatrix, DeviceStep, Gpu, HopperError, HostMatrix, HostOperand, HostView, Operands, Plan, PlanOptions,
+    QuantizedOnGpu,
 };
 
 /// A copy or pass over data that was necessary, besides the copies to the GPU and back.
@@ -145,7 +146,7 @@ pub fn gemm_on_gpu<'a, 'b>(
     if problem.k == 0 {
         return no_products(gpu, compiler, &a, &b, c, problem);
     }
-    let plan = Plan::new(gpu, compiler, problem)?;
+    let plan = Plan::with_options(gpu, compiler, problem, PlanOptions::default().workspace(true))?;
     let stream = plan.context().default_stream();
     let mut steps = Vec::new();
     let toolkit = (gpu, compiler);
@@ -187,7 +188,8 @@ fn no_products(
 }
 
 impl Plan {
-    /// Runs this plan on host matrices and waits for the result.
+    /// Runs this plan on host matrices and waits for the result; allocates the workspace of a plan
+    /// that needs one.
     ///
     /// # Errors
     /// As [`gemm_on_gpu`] for the data; [`HopperError::Cuda`], out of memory among them.
@@ -223,6 +225,10 @@ impl Plan {
         let bytes = problem.m * problem.n * problem.d.size();
         // SAFETY: all of it is written by the fill below before anything reads it.
         let mut d = unsafe { stream.alloc::<u8>(bytes) }.map_err(HopperError::cuda("cuMemAlloc"))?;
+        let workspace = match self.workspace_bytes() {
+            0 => None,
+            bytes => Some(stream.alloc_zeros::<u8>(bytes).map_err(HopperError::cuda("cuMemAlloc"))?),
+        };
         {
             let (pointer_d, _d) = d.device_ptr_mut(&stream);
             // An element that the kernel missed would be NaN, not what lay there before.
@@ -235,6 +241,7 @@ impl Plan {
             let (pointer_sa, _sa) = a.scales.device_ptr(&stream);
             let (pointer_sb, _sb) = b.scales.device_ptr(&stream);
             let c = c.as_ref().map(|c| c.device_ptr(&stream));
+            let workspace = workspace.as_ref().map(|workspace| workspace.device_ptr(&stream));
             let at = |pointer, stride| DeviceMatrix { pointer, stride };
             let operands = Operands {
                 a: at(pointer_a, a.stride),
@@ -244,9 +251,12 @@ impl Plan {
                 c: c.as_ref().map(|(pointer, _)| at(*pointer, problem.n)),
                 d: at(pointer_d, problem.n),
             };
+            let prepared =
+                self.prepare_with_workspace(&operands, workspace.as_ref().map_or(0, |(pointer, _)| *pointer))?;
             // SAFETY: every buffer was made, above or by `upload`, with the problem's shape in these
-            // strides, is initialised, overlaps no other and lives until the stream is waited for.
-            unsafe { self.launch(&stream, &operands)? };
+            // strides, is initialised, overlaps no other and lives until the stream is waited for; the
+            // workspace has been zeroed.
+            unsafe { prepared.launch(&stream)? };
         }
         let stored = stream.clone_dtoh(&d).map_err(HopperError::cuda("cuMemcpyDtoH"))?;
         stream.synchronize().map_err(HopperError::cuda("cuStreamSynchronize"))?;

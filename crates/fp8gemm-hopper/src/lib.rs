@@ -11,6 +11,7 @@
 //! | [`probe`], [`Gpu`] | finds Hopper GPUs and opens one; a missing driver is an error value |
 //! | [`Plan`] | problem -> configuration -> compiled and loaded kernel |
 //! | [`Plan::gemm`], [`Plan::gemm_add`], [`Plan::gemm_accumulate`] | launches on cudarc's slices, on the caller's stream |
+//! | [`Plan::with_workspace`] | the same for plans made with [`PlanOptions::workspace`] |
 //! | [`Plan::prepare`], [`Prepared::launch`] | raw pointers: checked and encoded; then one driver call |
 //! | [`QuantizePlan`] | bf16, f16 or f32 to FP8 codes and block scales, transposing if need be |
 //! | [`RelayoutPlan`], [`DeviceStep`] | FP8 codes transposed or repacked for the GEMM, and what a step costs |
@@ -56,6 +57,7 @@ mod scales;
 mod slices;
 mod tensor_map;
 mod upload;
+mod workspace;
 
 pub use cudarc;
 
@@ -72,3 +74,4 @@ pub use quantize::{Quantization, QuantizeOperands, QuantizePlan};
 pub use relayout::RelayoutPlan;
 pub use scales::ScaleForm;
 pub use slices::{Fp8, Inputs, OutputElement, Strided, StridedMut};
+pub use workspace::WithWorkspace;

@@ -109,7 +109,7 @@ pub struct Inputs<'a, A, B> {
 }
 
 /// Where C comes from.
-enum Addend<'a, C> {
+pub(crate) enum Addend<'a, C> {
     None,
     Separate(&'a Strided<'a, C>),
     InPlace,
@@ -122,7 +122,8 @@ impl Plan {
     /// Safe, as far as cudarc's `DevicePtr` keeps its word: lengths are checked against shapes and
     /// strides, and its events order this launch with other uses of the slices on other streams
     /// (unless event tracking was disabled, by which the caller takes that over). Those events cost
-    /// host time; [`Prepared::launch`](crate::Prepared::launch) is the bare launch.
+    /// host time; [`Prepared::launch`](crate::Prepared::launch) is the bare launch. Plans that need a
+    /// workspace launch by [`with_workspace`](Self::with_workspace).
     ///
     /// ```no_run
     /// use fp8gemm_hopper::{Gpu, Inputs, Plan, Strided, StridedMut};
@@ -158,7 +159,7 @@ impl Plan {
         inputs: &Inputs<'_, A, B>,
         d: StridedMut<'_, D>,
     ) -> Result<(), HopperError> {
-        self.run_slices::<A, B, D, D>(stream, inputs, &Addend::None, d)
+        self.run_slices::<A, B, D, D>(stream, inputs, &Addend::None, d, None)
     }
 
     /// `D = alpha A B^T + beta C`; for problems with a C, whose beta is not 0.
@@ -172,7 +173,7 @@ impl Plan {
         c: &Strided<'_, C>,
         d: StridedMut<'_, D>,
     ) -> Result<(), HopperError> {
-        self.run_slices(stream, inputs, &Addend::Separate(c), d)
+        self.run_slices(stream, inputs, &Addend::Separate(c), d, None)
     }
 
     /// `D = alpha A B^T + beta D`; for problems whose C has D's type.
@@ -185,15 +186,16 @@ impl Plan {
         inputs: &Inputs<'_, A, B>,
         d: StridedMut<'_, D>,
     ) -> Result<(), HopperError> {
-        self.run_slices::<A, B, D, D>(stream, inputs, &Addend::InPlace, d)
+        self.run_slices::<A, B, D, D>(stream, inputs, &Addend::InPlace, d, None)
     }
 
-    fn run_slices<A: Fp8, B: Fp8, C: OutputElement, D: OutputElement>(
+    pub(crate) fn run_slices<A: Fp8, B: Fp8, C: OutputElement, D: OutputElement>(
         &self,
         stream: &CudaStream,
         inputs: &Inputs<'_, A, B>,
         c: &Addend<'_, C>,
         d: StridedMut<'_, D>,
+        workspace: Option<&mut dyn DevicePtrMut<u8>>,
     ) -> Result<(), HopperError> {
         let p = *self.problem();
         element::<OperandType>("A", A::TYPE, p.a.ty)?;
@@ -216,6 +218,10 @@ impl Plan {
         }
         long_enough("D", d.data.len(), (p.m, p.n), d.stride)?;
         self.same_context("D", d.data.stream())?;
+        if let Some(workspace) = &workspace {
+            long_enough("the workspace", workspace.len(), (1, self.workspace_bytes()), 0)?;
+            self.same_context("the workspace", workspace.stream())?;
+        }
 
         let at = |pointer, stride| DeviceMatrix { pointer, stride };
         let (a, _a) = inputs.a.data.device_ptr(stream);
@@ -228,6 +234,8 @@ impl Plan {
         };
         let (pointer, _d) = d.data.device_ptr_mut(stream);
         let d = at(pointer, d.stride);
+        let workspace = workspace.filter(|_| self.workspace_bytes() > 0).map(|memory| memory.device_ptr_mut(stream));
+        let at_workspace = workspace.as_ref().map_or(0, |(pointer, _)| *pointer);
         // The guards above wait for events; cudarc keeps their errors for whoever asks.
         stream.context().check_err().map_err(HopperError::cuda("an earlier release or wait of cudarc"))?;
         let operands = Operands {
@@ -242,9 +250,10 @@ impl Plan {
             d,
         };
         // SAFETY: every matrix lies inside its slice, of the plan's context; slices are initialised
-        // memory (allocating without is unsafe in cudarc); D is borrowed mutably, so overlaps
-        // nothing; the guards order all uses and releases of the slices after this launch.
-        unsafe { self.launch(stream, &operands) }
+        // memory (allocating without is unsafe in cudarc); D and the workspace are borrowed mutably, so
+        // overlap nothing; the guards order all uses and releases of the slices after this launch. A
+        // workspace that holds other than zeros gives a wrong D and no other access to memory.
+        unsafe { self.prepare_with_workspace(&operands, at_workspace)?.launch(stream) }
     }
 
     fn readable<T>(

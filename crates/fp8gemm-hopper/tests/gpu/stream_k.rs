@@ -1,12 +1,12 @@
 //! Launches that hand accumulators over in a workspace: what one leaves there is what the next finds.
 
 use fp8gemm_hopper::cudarc::driver::{DevicePtr, sys};
-use fp8gemm_hopper::{HopperError, LaunchOptions, Operands, Plan};
+use fp8gemm_hopper::{HopperError, Inputs, LaunchOptions, Operands, Plan, Strided, StridedMut};
 use fp8gemm_jit::{JitError, Schedule, choose};
 use fp8gemm_problem::Problem;
 use fp8gemm_sim::Matrix;
 
-use crate::data::assert_bits;
+use crate::data::{assert_bits, matrix};
 use crate::device::{Device, all};
 use crate::setup;
 
@@ -93,6 +93,57 @@ fn launches_leave_the_workspace_ready() {
         }
         assert!(tried > 0, "{text}: every stream-K kernel was passed over");
     }
+}
+
+/// Breaks if launches on slices compute something else with a workspace, lose the order between streams
+/// that share one, or take one that is missing, too short or misaligned; or if host matrices cannot be
+/// multiplied by a plan that needs one.
+#[test]
+#[ignore = "needs Hopper"]
+fn workspaces_on_slices() {
+    let (gpu, compiler) = setup();
+    let (stream, other) = (gpu.context().new_stream().unwrap(), gpu.context().new_stream().unwrap());
+    let problem: Problem = PROBLEMS[0].parse().unwrap();
+    let candidates = choose(&problem, gpu.sms()).unwrap().candidates;
+    let streaming = candidates.into_iter().map(|one| one.config).filter(|one| one.schedule == Schedule::StreamK);
+    let plan = streaming.map(|config| Plan::with_config(&gpu, &compiler, &problem, config)).find_map(Result::ok);
+    let mut device = Device::of(plan.expect("a plan with stream-K"), &stream, SEEDS[0]);
+    let (n, k) = (problem.n, problem.k);
+    let inputs = Inputs {
+        a: Strided::new(&device.a, k),
+        scale_a: Strided::new(&device.scale_a, 1),
+        b: Strided::new(&device.b, k),
+        scale_b: Strided::new(&device.scale_b, 1),
+    };
+    let needed = device.plan.workspace_bytes();
+    let mut workspace = stream.alloc_zeros::<u8>(needed).unwrap();
+
+    let error = device.plan.gemm_accumulate(&stream, &inputs, StridedMut::new(&mut device.d, n)).unwrap_err();
+    assert!(matches!(error, HopperError::Pointer { argument: "workspace", value: 0, .. }), "{error}");
+    let mut short = workspace.slice_mut(..needed - 1);
+    let mut with = device.plan.with_workspace(&mut short);
+    let error = with.gemm_accumulate(&stream, &inputs, StridedMut::new(&mut device.d, n)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("the workspace has {} elements, but its shape and stride need {needed}", needed - 1)
+    );
+    let mut longer = stream.alloc_zeros::<u8>(needed + 64).unwrap();
+    let mut misaligned = longer.slice_mut(64..);
+    let mut with = device.plan.with_workspace(&mut misaligned);
+    let error = with.gemm_accumulate(&stream, &inputs, StridedMut::new(&mut device.d, n)).unwrap_err();
+    assert!(matches!(error, HopperError::Pointer { argument: "workspace", .. }), "{error}");
+
+    // Both streams in turn: cudarc's events order their uses of the workspace.
+    let mut with = device.plan.with_workspace(&mut workspace);
+    for turn in [&stream, &other, &stream, &other] {
+        with.gemm_accumulate(turn, &inputs, StridedMut::new(&mut device.d, n)).unwrap();
+    }
+    assert_bits(&device.result(&stream), &device.twin_after(4), &"accumulated on two streams");
+
+    let case = &device.case;
+    let product = device.plan.run(&case.a.view(), &case.b.view(), case.host_c().as_ref()).unwrap();
+    assert_bits(&matrix(product.d), &case.twin(), &"from host matrices");
+    println!("{problem} on {}: every bit equal", device.plan.config());
 }
 
 /// D of both after 1, 2 ... [`CHAIN`] launches.

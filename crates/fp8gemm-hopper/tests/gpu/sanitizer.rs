@@ -4,17 +4,71 @@
 use std::collections::BTreeSet;
 
 use fp8gemm_hopper::{HopperError, Plan};
-use fp8gemm_jit::{JitError, Schedule, Share, choose};
+use fp8gemm_jit::{JitError, KernelConfig, Schedule, Share, Store, choose, tiles};
 use fp8gemm_problem::Problem;
 use rand::{SeedableRng, rngs::StdRng};
 
 use crate::data::Case;
 use crate::{guarded, setup};
 
-/// Breaks if a problem that stands for a path of the kernel gives other bits than the twin; what
-/// the sanitizer says about it is for its reader. For each problem: the chosen configuration, and
-/// the first with a cluster, with stream-K, with 256 rows and with a tile that ends inside a 128-byte line of D, and the
-/// smallest tile.
+const PROBLEMS: [&str; 8] = [
+    "130x250x300 a=e4m3:1x128 b=e4m3:128x128 d=bf16",
+    "70x132x260 a=e5m2:1x128 b=e4m3:1x128 d=f32 c=f32 beta=1",
+    "129x40x128 a=e4m3:row b=e5m2:tensor d=f16 alpha=0.5",
+    "33x161x513 a=e4m3:tensor b=e4m3:row d=f32 policy=chain",
+    "300x272x130 a=e4m3:1x128 b=e4m3:128x128 d=bf16 c=f16 beta=-1",
+    "300x272x130 a=e4m3:1x128 b=e4m3:128x128 d=bf16 c=bf16 beta=-1",
+    "1x1x1 a=e4m3:1x128 b=e4m3:128x128 d=bf16",
+    "1030x4000x260 a=e4m3:1x128 b=e4m3:128x128 d=bf16",
+];
+
+/// What a problem on a configuration exercises.
+fn traits(problem: &Problem, config: &KernelConfig, sms: u32) -> Vec<String> {
+    // Ping-pong takes turns, and runs of stream-K follow whole tiles, only where there are several.
+    let several = if tiles(problem, config) > u64::from(sms) { "several tiles" } else { "one tile" };
+    let line = 128 / config.output.size() as u32;
+    let mut traits = vec![
+        format!("scales {:?}, {:?}", config.scales, config.accumulation),
+        format!("scales {:?}, 64 columns or more: {}", config.scales, config.block_n >= 64),
+        format!("{:?}, {several} for a CTA", config.schedule),
+        format!("{:?}, {} waves", config.schedule, config.waves()),
+        format!("{:?}, store {:?}", config.schedule, config.store),
+        format!("share {:?}", config.share),
+        format!("store {:?}, C {}", config.store, config.c.is_some()),
+    ];
+    if config.store == Store::Tma && !config.block_n.is_multiple_of(line) {
+        traits.push("a tile that ends inside a line of D".to_owned());
+    }
+    traits
+}
+
+/// For each problem the chosen configuration, and whatever has a trait that none before had: first
+/// candidates, then candidates in ping-pong (never chosen).
+fn selection(sms: u32) -> Vec<(Problem, KernelConfig)> {
+    let mut selected = Vec::new();
+    let mut covered = BTreeSet::new();
+    for text in PROBLEMS {
+        let problem: Problem = text.parse().unwrap();
+        let candidates: Vec<_> =
+            choose(&problem, sms).unwrap().candidates.into_iter().map(|candidate| candidate.config).collect();
+        let ping_pong = candidates
+            .iter()
+            .filter(|config| config.schedule == Schedule::Cooperative)
+            .map(|config| KernelConfig { schedule: Schedule::PingPong, block_m: config.block_m / 2, ..*config });
+        let legal = ping_pong.filter(|config| config.check().is_ok());
+        for (index, config) in candidates.iter().copied().chain(legal).enumerate() {
+            let before = covered.len();
+            covered.extend(traits(&problem, &config, sms));
+            if index == 0 || covered.len() > before {
+                selected.push((problem, config));
+            }
+        }
+    }
+    selected
+}
+
+/// Breaks if a problem that stands for a path of the kernel gives other bits than the twin, or if its
+/// kernel cannot be had; what the sanitizer says about it is for its reader.
 #[test]
 #[ignore = "needs Hopper"]
 fn sanitizer_set() {
@@ -23,42 +77,51 @@ fn sanitizer_set() {
     let mut rng = StdRng::seed_from_u64(21);
     // Kernels stay loaded: racecheck (2025.3.1) crashed at the end where they had been unloaded.
     let mut plans = Vec::new();
-    for text in [
-        "130x250x300 a=e4m3:1x128 b=e4m3:128x128 d=bf16",
-        "70x130x260 a=e5m2:1x128 b=e4m3:1x128 d=f32 c=f32 beta=1",
-        "129x40x128 a=e4m3:row b=e5m2:tensor d=f16 alpha=0.5",
-        "33x161x513 a=e4m3:tensor b=e4m3:row d=f32 policy=chain",
-        "300x272x130 a=e4m3:1x128 b=e4m3:128x128 d=bf16 c=f16 beta=-1",
-        "1x1x1 a=e4m3:1x128 b=e4m3:128x128 d=bf16",
-        "1030x4000x260 a=e4m3:1x128 b=e4m3:128x128 d=bf16",
-    ] {
-        let problem: Problem = text.parse().unwrap();
-        let candidates: Vec<_> =
-            choose(&problem, gpu.sms()).unwrap().candidates.into_iter().map(|candidate| candidate.config).collect();
-        let mut configs = vec![candidates[0]];
-        configs.extend(candidates.iter().find(|config| config.share != Share::Nothing));
-        configs.extend(candidates.iter().find(|config| config.schedule == Schedule::StreamK));
-        configs.extend(candidates.iter().find(|config| config.block_m == 256));
-        configs.extend(candidates.iter().find(|config| !config.block_n.is_multiple_of(64)));
-        // Several tiles for each CTA, if the problem is large enough.
-        configs.extend(candidates.iter().min_by_key(|config| config.block_m * config.block_n));
-        let case = Case::random(problem, &mut rng);
-        let twin = case.twin();
-        let mut seen = BTreeSet::new();
-        for config in configs {
-            if !seen.insert(config.to_string()) {
+    let (mut wanted, mut run) = (BTreeSet::new(), BTreeSet::new());
+    for (problem, config) in selection(gpu.sms()) {
+        wanted.extend(traits(&problem, &config, gpu.sms()));
+        let plan = match Plan::with_config(&gpu, &compiler, &problem, config) {
+            Err(HopperError::Jit(error @ JitError::Rejected { .. })) => {
+                println!("passed over, as plans do: {config}: {error}");
                 continue;
             }
-            let plan = match Plan::with_config(&gpu, &compiler, &problem, config) {
-                Err(HopperError::Jit(JitError::Rejected { .. })) => continue,
-                plan => plan.unwrap(),
-            };
-            guarded::check(&plan, &case, &twin, &stream, &format!("{text} on {config}"), &mut rng);
-            println!("{text} on {config}: equal");
-            plans.push(plan);
-        }
+            plan => plan.unwrap(),
+        };
+        let case = Case::random(problem, &mut rng);
+        guarded::check(&plan, &case, &case.twin(), &stream, &format!("{problem} on {config}"), &mut rng);
+        println!("{problem} on {config}: equal");
+        run.extend(traits(&problem, &config, gpu.sms()));
+        plans.push(plan);
     }
     stream.synchronize().unwrap();
     drop(stream);
     println!("{} kernels", plans.len());
+    assert_eq!(run, wanted, "no kernel was left for some of them");
+}
+
+/// Breaks if the set leaves out a schedule, a way of sharing, of storing or of scaling, or grows to
+/// what racecheck cannot finish. Needs no GPU.
+#[test]
+fn sanitizer_set_is_small_and_complete() {
+    for sms in [78, 132] {
+        let selected = selection(sms);
+        let covered: BTreeSet<_> = selected.iter().flat_map(|(problem, config)| traits(problem, config, sms)).collect();
+        for (problem, config) in &selected {
+            println!("{problem} on {config}");
+        }
+        println!("{sms} SMs: {} kernels, {covered:#?}", selected.len());
+        for schedule in [Schedule::Cooperative, Schedule::PingPong, Schedule::StreamK] {
+            assert!(covered.contains(&format!("{schedule:?}, several tiles for a CTA")), "{schedule:?}");
+        }
+        assert!(covered.contains("PingPong, 2 waves"), "ping-pong with 128 rows");
+        for share in [Share::Nothing, Share::A, Share::B] {
+            assert!(covered.contains(&format!("share {share:?}")), "{share:?}");
+        }
+        for (store, c) in [(Store::Tma, false), (Store::Tma, true), (Store::Direct, false), (Store::Direct, true)] {
+            assert!(covered.contains(&format!("store {store:?}, C {c}")), "{store:?}, {c}");
+        }
+        assert_eq!(covered.iter().filter(|one| one.starts_with("scales")).count(), 4 + 6);
+        assert!(covered.contains("a tile that ends inside a line of D"));
+        assert!(selected.len() <= 26, "{}", selected.len());
+    }
 }

@@ -103,7 +103,8 @@ impl Prepared {
     /// - every row, from the pointer on at multiples of the stride, is memory that this device can
     ///   access, and stays allocated;
     /// - A, B, C and the scales are initialised, and nothing writes them;
-    /// - so is the workspace, which nothing else uses, and which was zeroed before its first launch;
+    /// - the workspace, where the plan needs one, stays allocated, nothing else uses it, and since it
+    ///   was zeroed only completed launches of this plan have used it;
     /// - nothing else reads or writes D;
     /// - D overlaps nothing, except that C may be exactly D (same pointer and stride).
     ///

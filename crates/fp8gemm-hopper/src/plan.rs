@@ -162,14 +162,20 @@ impl Plan {
     }
 
     /// Bytes of device memory that a launch needs besides its operands: 0 unless the plan was made
-    /// with [`PlanOptions::workspace`] and its schedule is stream-K.
+    /// with [`PlanOptions::workspace`] (or [`with_config`](Self::with_config)) and its schedule is
+    /// stream-K.
     pub fn workspace_bytes(&self) -> usize {
         self.config.workspace_bytes(crate::arguments::grid(&self.problem, &self.config, self.sms))
     }
 
-    /// [`prepare`](Self::prepare) with the address of [`workspace_bytes`](Self::workspace_bytes) of
-    /// device memory at a multiple of 128 bytes. It is zeroed before its first launch; every launch
-    /// leaves it ready for the next. Launches that may run at the same time need one each.
+    /// [`prepare`](Self::prepare) with the address of a workspace: [`workspace_bytes`](Self::workspace_bytes)
+    /// of device memory at a multiple of 128 bytes.
+    ///
+    /// One workspace for each plan: it is zeroed before the plan's first launch with it, and every
+    /// completed launch leaves it ready for the plan's next. Another configuration, or another number
+    /// of CTAs, lays it out differently; zero it again before it goes to such a plan. Launches that may
+    /// run at the same time need one each; launches on one stream, dependent launches and nodes of a
+    /// graph that follow each other do not.
     ///
     /// # Errors
     /// As [`prepare`](Self::prepare), and [`HopperError::Pointer`] for the workspace.

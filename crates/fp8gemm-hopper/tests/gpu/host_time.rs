@@ -14,7 +14,7 @@ use crate::setup;
 
 const EMPTY: &str = "
 extern \"C\" __global__ void empty() {}
-struct Arguments { unsigned long long words[112]; };
+struct Arguments { unsigned long long words[128]; };
 extern \"C\" __global__ void large(const __grid_constant__ Arguments arguments) {}
 ";
 
@@ -79,7 +79,7 @@ fn host_time_of_a_launch() {
             .result()
             .unwrap();
     };
-    let words = [0u64; 112];
+    let words = [0u64; 128];
 
     for text in ["64x64x128 a=e4m3:tensor b=e4m3:tensor d=f32", "64x64x128 a=e4m3:1x128 b=e4m3:1x128 d=f32"] {
         let problem: Problem = text.parse().unwrap();
@@ -128,7 +128,7 @@ fn host_time_of_a_launch() {
             &stream,
             &mut [
                 ("empty kernel, no parameter", Box::new(|| launch_raw(empty.cu_function(), &mut []))),
-                ("empty kernel, 896 bytes of parameter", Box::new(large_kernel)),
+                ("empty kernel, 1,024 bytes of parameter", Box::new(large_kernel)),
                 ("prepared, the same pointers", Box::new(|| launch(LaunchOptions::default()))),
                 ("the same, dependent launch", Box::new(|| launch(overlap))),
                 ("new pointers: checked, encoded, launched", Box::new(new)),

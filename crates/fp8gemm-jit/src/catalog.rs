@@ -1,14 +1,16 @@
-//! Every configuration that can ever be chosen, and a small set of them that covers what matters.
+//! Every configuration that can ever be chosen, ping-pong beside them, and a small set that covers
+//! what matters.
 //!
-//! Both are made by asking [`choose`] about a grid of problems, so no rule is repeated here: a tile
-//! or an axis that is added there is in the catalogue from then on.
+//! All are made by asking [`choose`] about a grid of problems, so no rule is repeated here: a tile
+//! or an axis that is added there is in the catalogue from then on. [`choose`] takes no ping-pong,
+//! but a caller can (`Plan::with_config`, `fp8gemm bench --config`): [`ping_pong`] derives it.
 
 use core::fmt;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use fp8gemm_problem::{Epilogue, OperandSpec, OperandType, OutputType, Policy, Problem, ScaleLayout};
 
-use crate::config::{Accumulation, KernelConfig, KernelScales};
+use crate::config::{Accumulation, KernelConfig, KernelScales, Schedule};
 use crate::elementwise::ElementwiseKernel;
 use crate::source::KERNEL;
 use crate::{BASE_OPTIONS, Unit, choose};
@@ -65,11 +67,14 @@ impl fmt::Display for Entry {
     }
 }
 
-/// Every kernel that can ever be needed: those of [`full`], then those that quantise and transpose.
-/// The order is the same in every process of one build.
+/// Every kernel that can ever be needed, and some that can be asked for: those of [`full`], of
+/// [`ping_pong`], then those that quantise and transpose. The order is the same in every process of
+/// one build.
 pub fn entries() -> Vec<Entry> {
     let elementwise = ElementwiseKernel::all().into_iter().map(Entry::Elementwise);
-    full().into_iter().map(Entry::Gemm).chain(elementwise).collect()
+    let full = full();
+    let twins = twins(&full);
+    full.into_iter().chain(twins).map(Entry::Gemm).chain(elementwise).collect()
 }
 
 /// Every configuration that [`choose`] considers for some problem and some GPU, each once: all
@@ -97,13 +102,44 @@ pub fn full() -> Vec<KernelConfig> {
     found
 }
 
-/// A part of [`full`] that compiles in a minute:
+/// Ping-pong variants, which [`choose`] never takes but a caller may ask for: of each cooperative
+/// configuration in [`full`] for E4M3 that gives bf16, or f32 with C of f32, the one with half of its
+/// rows, so that a warpgroup has the same number of 64-row waves. Everything else stays, the stages
+/// too.
+///
+/// ```
+/// use fp8gemm_jit::{KernelConfig, Schedule, catalog, choose};
+///
+/// let chosen = choose(&"4096x7168x16384 a=e4m3:1x128 b=e4m3:128x128 d=bf16".parse()?, 132)?.config();
+/// let twin = KernelConfig { schedule: Schedule::PingPong, block_m: chosen.block_m / 2, ..chosen };
+/// assert!(catalog::ping_pong().contains(&twin) && !catalog::full().contains(&twin));
+/// # Ok::<(), fp8gemm_jit::JitError>(())
+/// ```
+pub fn ping_pong() -> Vec<KernelConfig> {
+    twins(&full())
+}
+
+/// [`ping_pong`] of these configurations.
+fn twins(all: &[KernelConfig]) -> Vec<KernelConfig> {
+    let usual = |config: &&KernelConfig| {
+        (config.a, config.b, config.schedule) == (OperandType::E4m3, OperandType::E4m3, Schedule::Cooperative)
+            && [(OutputType::Bf16, None), (OutputType::F32, Some(OutputType::F32))].contains(&(config.output, config.c))
+    };
+    let twin =
+        |config: &KernelConfig| KernelConfig { schedule: Schedule::PingPong, block_m: config.block_m / 2, ..*config };
+    all.iter().filter(usual).map(twin).filter(|config| config.check().is_ok()).collect()
+}
+
+/// A part of [`full`] and [`ping_pong`] that continuous integration compiles, about a minute on
+/// one core (measured 1.1 with NVRTC 13.0.88):
 ///
 /// - every tile with every main loop (depth of the ring) for E4M3, bf16, 1D2D without C;
-/// - of all other axes, every pair of values that occurs in [`full`] at all.
+/// - of all other axes, every pair of values that occurs in [`full`] at all;
+/// - of ping-pong every way of applying scales, output with its way of storing, sharing, and
+///   number of waves.
 ///
 /// A defect that needs one particular value, or two together, shows in it; one that needs three
-/// values together may not.
+/// values together may not, nor one that needs ping-pong and another value together.
 pub fn cover() -> Vec<KernelConfig> {
     let all = full();
     let usual = |config: &&KernelConfig| {
@@ -118,7 +154,22 @@ pub fn cover() -> Vec<KernelConfig> {
     let rows: Vec<_> = all.iter().map(axes).collect();
     let first: Vec<_> = chosen.iter().map(axes).collect();
     chosen.extend(pairwise(&rows, &first).into_iter().map(|index| all[index]));
+    let twins = twins(&all);
+    let features: Vec<_> = twins.iter().map(ping_pong_features).collect();
+    chosen.extend(covering(&features, &[]).into_iter().map(|index| twins[index]));
     chosen
+}
+
+/// What of a ping-pong configuration the cover has at least once.
+fn ping_pong_features(config: &KernelConfig) -> Vec<(usize, String)> {
+    let KernelConfig { scales, accumulation, output, c, share, store, block_m, .. } = *config;
+    let features = [
+        format!("{scales} {accumulation:?}"),
+        format!("{output} {c:?} {store:?}"),
+        format!("{share:?}"),
+        block_m.to_string(),
+    ];
+    features.into_iter().enumerate().collect()
 }
 
 /// The values of a configuration on the axes whose pairs are covered. Every field is named, so
@@ -193,27 +244,34 @@ fn optional<T: Copy, const N: usize>(values: [T; N]) -> impl Iterator<Item = Opt
 }
 
 /// Rows, by index, that hold every pair of values of two columns that occurs in `rows`, beside
-/// those that `first` holds already. Greedy: always the row with most pairs that are still missing,
-/// the earliest of equals. Not the smallest set, but near it, and always the same.
+/// those that `first` holds already.
 fn pairwise<T: Ord>(rows: &[Vec<T>], first: &[Vec<T>]) -> Vec<usize> {
+    let paired = |rows| <[Vec<T>]>::iter(rows).map(|row| pairs(row).collect()).collect::<Vec<_>>();
+    covering(&paired(rows), &paired(first))
+}
+
+/// Sets, by index, that hold everything that occurs in `sets`, beside what `first` holds already.
+/// Greedy: always the set with most that is still missing, the earliest of equals. Not the fewest,
+/// but near it, and always the same.
+fn covering<T: Ord>(sets: &[Vec<T>], first: &[Vec<T>]) -> Vec<usize> {
     let mut numbers = BTreeMap::new();
-    for pair in rows.iter().flat_map(|row| pairs(row)) {
+    for value in sets.iter().flatten() {
         let next = numbers.len();
-        numbers.entry(pair).or_insert(next);
+        numbers.entry(value).or_insert(next);
     }
-    let numbered = |row: &Vec<T>| pairs(row).filter_map(|pair| numbers.get(&pair).copied()).collect::<Vec<usize>>();
-    let rows: Vec<_> = rows.iter().map(numbered).collect();
+    let numbered = |set: &Vec<T>| set.iter().filter_map(|value| numbers.get(value).copied()).collect::<Vec<usize>>();
+    let sets: Vec<_> = sets.iter().map(numbered).collect();
     let mut missing = vec![true; numbers.len()];
     for number in first.iter().flat_map(numbered) {
         missing[number] = false;
     }
     let mut chosen = Vec::new();
     loop {
-        let gain = |row: &Vec<usize>| row.iter().filter(|number| missing[**number]).count();
-        // `max_by_key` takes the last of equals, so the rows are walked backwards.
-        let best = rows.iter().enumerate().rev().max_by_key(|(_, row)| gain(row));
-        let Some((index, row)) = best.filter(|(_, row)| gain(row) > 0) else { return chosen };
-        for number in row {
+        let gain = |set: &Vec<usize>| set.iter().filter(|number| missing[**number]).count();
+        // `max_by_key` takes the last of equals, so the sets are walked backwards.
+        let best = sets.iter().enumerate().rev().max_by_key(|(_, set)| gain(set));
+        let Some((index, set)) = best.filter(|(_, set)| gain(set) > 0) else { return chosen };
+        for number in set {
             missing[*number] = false;
         }
         chosen.push(index);
@@ -229,88 +287,5 @@ fn pairs<T>(row: &[T]) -> impl Iterator<Item = Pair<'_, T>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// Breaks if a pair is missing from the cover, or rows are taken that add nothing.
-    #[test]
-    fn every_pair_occurs() {
-        // Three axes of 5, 4 and 3 values with a rule between two of them.
-        let rows: Vec<Vec<u32>> =
-            (0..60).map(|i| vec![i % 5, i / 5 % 4, i / 20]).filter(|row| row[0] != row[1]).collect();
-        let first = vec![rows[7].clone()];
-        let chosen = pairwise(&rows, &first);
-        let held: BTreeSet<_> = chosen.iter().map(|i| &rows[*i]).chain(&first).flat_map(|row| pairs(row)).collect();
-        assert_eq!(held, rows.iter().flat_map(|row| pairs(row)).collect::<BTreeSet<_>>());
-        // 16 pairs of the two large axes, one in a row.
-        assert!((15..=20).contains(&chosen.len()), "{}", chosen.len());
-        assert_eq!(pairwise(&rows, &rows), Vec::<usize>::new());
-    }
-
-    /// Breaks if the cover leaves out a pair of values, a tile, or a main loop of the usual problem;
-    /// or grows beyond what a CI lane can compile.
-    #[test]
-    fn the_cover_covers() {
-        let (all, cover) = (full(), cover());
-        let rows = |configs: &[KernelConfig]| configs.iter().map(axes).collect::<Vec<_>>();
-        let (all_rows, cover_rows) = (rows(&all), rows(&cover));
-        let held: BTreeSet<_> = cover_rows.iter().flat_map(|row| pairs(row)).collect();
-        let missing: Vec<_> = all_rows.iter().flat_map(|row| pairs(row)).filter(|pair| !held.contains(pair)).collect();
-        assert_eq!(missing, []);
-        println!("{} configurations in all, {} cover them", all.len(), cover.len());
-        assert!(cover.len() < 300, "{}", cover.len());
-        for k in [128, 4096, 131_072] {
-            let problem = format!("4096x4096x{k} a=e4m3:1x128 b=e4m3:128x128 d=bf16").parse().unwrap();
-            for estimate in choose(&problem, 132).unwrap().candidates {
-                let same = |config: &KernelConfig| {
-                    KernelConfig { group: 1, max_k_blocks: 1, ..*config }
-                        == KernelConfig { group: 1, max_k_blocks: 1, ..estimate.config }
-                };
-                assert!(cover.iter().any(same), "{}", estimate.config);
-            }
-        }
-    }
-
-    /// Breaks if two configurations of the catalogue have one name: lists and logs name them.
-    #[test]
-    fn names_are_unique() {
-        let all = entries();
-        let names: BTreeSet<_> = all.iter().map(ToString::to_string).collect();
-        assert_eq!(names.len(), all.len());
-    }
-
-    /// A length, small ones as likely as large ones.
-    fn length(bits: u32) -> impl Strategy<Value = usize> {
-        (0..bits).prop_flat_map(|bits| (1_usize << bits)..=(2_usize << bits))
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
-
-        /// Breaks if some problem's candidates are not in the catalogue: `choose` then depends on
-        /// something that the grid of problems does not vary.
-        #[test]
-        fn the_catalogue_is_complete(
-            (m, n, k) in (length(17), length(17), length(23)),
-            scales in proptest::sample::select(vec![
-                ("1x128", "128x128"), ("128x128", "128x128"), ("1x128", "1x128"), ("row", "1x128"), ("128x128", "tensor"),
-                ("row", "tensor"), ("tensor", "tensor"), ("row", "row"),
-            ]),
-            types in proptest::sample::select(vec![("e4m3", "e4m3"), ("e5m2", "e4m3"), ("e4m3", "e5m2"), ("e5m2", "e5m2")]),
-            rest in proptest::sample::select(vec![
-                "d=bf16", "d=f16 c=bf16 beta=1", "d=f32 c=f32 beta=0.5 alpha=2", "d=f32 c=f32", "d=bf16 policy=chain",
-            ]),
-            sms in 1_u32..=160,
-        ) {
-            thread_local!(static ALL: HashSet<KernelConfig> = full().into_iter().collect());
-            let text = format!("{m}x{n}x{k} a={}:{} b={}:{} {rest}", types.0, scales.0, types.1, scales.1);
-            // Illegal pairs of policy and scales have no configuration.
-            if let Ok(choice) = choose(&text.parse().unwrap(), sms) {
-                for estimate in choice.candidates {
-                    prop_assert!(ALL.with(|all| all.contains(&estimate.config)), "{text}: {}", estimate.config);
-                }
-            }
-        }
-    }
-}
+#[path = "catalog_tests.rs"]
+mod tests;

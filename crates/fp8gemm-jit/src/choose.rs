@@ -3,21 +3,31 @@
 //! The estimate of a configuration, in cycles of one SM:
 //!
 //! ```text
-//! block    = max( BM * BN / 32 / e ,  128 (BM/a + BN/b) / 60 )     tensor cores; L2
-//! tile     = ceil(K / 128) * block + start + BM * BN * size(D) / s   K loop; first load and store
+//! block    = max( BM * BN / 32 / (e * f * g) ,  128 (BM/a + BN/b) / 60 )      tensor cores; L2
+//! tile     = ceil(K / 128) * block * p + start + BM * BN * size(D) * c / s   K loop; first load, store
 //! waves    = halfway between tiles / SMs and its ceiling, but at least 1; stream-K: 1.02 tiles / SMs
-//! compute  = waves * tile + 3500                                   and the launch
-//! memory   = (M K + N K + size(D) M N) / HBM
+//! compute  = waves * tile + handover + launch
+//! memory   = (M K + N K + (size(D) + size(C)) M N) / HBM
 //! time     = max(compute / 1.55 GHz, memory)
 //! ```
 //!
-//! `e` is the share of the tensor cores' time that the serial loop reaches: a warpgroup's promotion
-//! hides behind the other's `wgmma` if that is long enough, so it grows with the tile. `a` and `b`
-//! are 2 where clusters share A or B. `start` is 900 cycles, 1350 for 256 rows; `s` is 24 bytes in a
-//! cycle, 18 where D is stored directly. Stream-K pays for handing accumulators over. CTAs drift
-//! apart, so a nearly empty last wave costs less than a full one. All constants are fitted to the
-//! H200 measurements in `docs/performance.md`; the clock is the one that the power limit leaves on
-//! large problems. The model ranks configurations; it is not a prediction of time.
+//! | | value | where |
+//! |---|---|---|
+//! | `e` | 0.45 to 0.99 | a warpgroup's promotion hides behind the other's `wgmma` if that is long enough: grows with the tile |
+//! | `f` | 0.62, else 1 | 1D1D: twice the arithmetic beside the tensor cores |
+//! | `g` | 0.75, else 1 | two stages: loads cannot run ahead |
+//! | `a`, `b` | 2, else 1 | the two CTAs of a cluster share A (`a`) or B (`b`): each loads half of it |
+//! | `p` | 1.005, else 1 | clusters: CTAs start and end together |
+//! | `start` | 1350, else 900 | 256 rows |
+//! | `c` | 1.5, else 1 | C is read |
+//! | `s` | 18, else 24 | bytes in a cycle: D stored directly, else by TMA |
+//! | `handover` | `2 * BM * BN * 4 / 40`, else 0 | stream-K: accumulators go out and in again |
+//! | `launch` | 4500, else 3500 | clusters |
+//!
+//! SMs that are left over beside whole clusters do not count. CTAs drift apart, so a nearly empty last
+//! wave costs less than a full one. All constants are fitted to the H200 measurements in
+//! `docs/performance.md`; the clock is the one that the power limit leaves on large problems. The
+//! model ranks configurations; it is not a prediction of time.
 
 use core::fmt;
 

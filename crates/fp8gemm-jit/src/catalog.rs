@@ -130,8 +130,8 @@ fn twins(all: &[KernelConfig]) -> Vec<KernelConfig> {
     all.iter().filter(usual).map(twin).filter(|config| config.check().is_ok()).collect()
 }
 
-/// A part of [`full`] and [`ping_pong`] that continuous integration compiles, about a minute on
-/// one core (measured 1.1 with NVRTC 13.0.88):
+/// A part of [`full`] and [`ping_pong`] that continuous integration compiles, about a minute on one
+/// core:
 ///
 /// - every tile with every main loop (depth of the ring) for E4M3, bf16, 1D2D without C;
 /// - of all other axes, every pair of values that occurs in [`full`] at all;

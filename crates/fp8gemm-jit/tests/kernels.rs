@@ -17,9 +17,10 @@ use fp8gemm_jit::{BASE_OPTIONS, JitError, KERNEL, KernelConfig, Nvrtc, SHARED_LI
 /// The NVRTC that the kernels are made for.
 const REFERENCE: (u32, u32) = (13, 0);
 
-/// A kernel should take 0.3 s, and 0.5 s at most. Cores that other work shares are half as fast, so
-/// only a median beyond twice that is an error; what was measured is printed.
+/// Most processor time of half of the kernels, and of each. Cores that other work shares are half as
+/// fast or slower, so both are well above what an idle one takes; what was measured is printed.
 const SLOW: Duration = Duration::from_millis(1000);
+const SLOWEST: Duration = Duration::from_millis(2500);
 
 /// Processor time of this thread, where the system tells: other work on the machine does not count.
 fn processor_time() -> Option<Duration> {
@@ -77,7 +78,7 @@ fn other_tiles(all: &[KernelConfig], config: &KernelConfig) -> Vec<KernelConfig>
 /// memory, is serialised by ptxas (C75xx), does not fit shared memory, or its machine code is not
 /// what `fp8gemm_jit::sass` asks for: numbers of QGMMA and TMA instructions, no register-bank
 /// conflict in the promotion, no memory barrier in the main loop; or if compiling takes far longer
-/// than it did. With another NVRTC than the reference: if a problem is left without a good kernel,
+/// than it did (the median; with the reference, each). With another NVRTC than the reference: if a problem is left without a good kernel,
 /// or many are spoilt.
 #[test]
 #[ignore = "needs NVRTC and nvdisasm"]
@@ -108,13 +109,18 @@ fn the_cover_compiles_to_good_code() {
     }
     times.sort_by_key(|(time, _)| *time);
     if let (Some((median, _)), Some((longest, slowest))) = (times.get(times.len() / 2), times.last()) {
+        let sum: Duration = times.iter().map(|(time, _)| time).sum();
         println!(
-            "NVRTC {:?}: {} kernels in {median:.0?} (median of processor time), at most {longest:.0?} ({slowest}); \
-             {passed_over} passed over",
+            "NVRTC {:?}: {} kernels in {sum:.1?} of processor time, median {median:.0?}; {passed_over} passed over; \
+             the slowest:",
             nvrtc.version(),
             times.len(),
         );
+        for (time, config) in times.iter().rev().take(5) {
+            println!("{:5.0} ms  {config}", time.as_secs_f64() * 1e3);
+        }
         assert!(*median < SLOW, "a kernel takes {median:?} (median)");
+        assert!(nvrtc.version() != REFERENCE || *longest < SLOWEST, "{slowest} takes {longest:?}");
     }
     assert!(faults.is_empty(), "{} of {} configurations:\n{}", faults.len(), cover.len(), faults.join("\n"));
     assert!(passed_over * 4 <= cover.len(), "{passed_over} of {} configurations passed over", cover.len());

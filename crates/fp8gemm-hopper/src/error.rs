@@ -91,14 +91,14 @@ pub enum HopperError {
         /// What there are kernels for.
         rule: &'static str,
     },
-    /// A kernel configuration that computes something else than the problem.
-    #[error("configuration {configuration} does not compute {problem}: its {field} is another")]
+    /// A kernel configuration that does not compute the problem.
+    #[error("configuration {configuration} does not compute {problem}: its {field} does not fit")]
     WrongConfiguration {
         /// The configuration.
         configuration: String,
         /// The problem.
         problem: Problem,
-        /// What differs.
+        /// What of it does not fit the problem, or the GPU.
         field: &'static str,
     },
     /// A matrix whose shape is not the problem's.

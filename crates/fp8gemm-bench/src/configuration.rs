@@ -6,8 +6,8 @@ use fp8gemm_problem::Problem;
 
 use crate::BenchError;
 
-/// The configuration that `text` means: words joined by `_`, as in a configuration's name. The best
-/// candidate that has all of the words; where none has, the chosen one with the words for tile
+/// The configuration that `text` means: words joined by `_`, as in a configuration's name. The
+/// candidate of that name; else the best candidate that has all of the words; where none has, the chosen one with the words for tile
 /// (`256x112`), stages (`s4`), sharing in clusters (`x`: none, `xa`, `xb`), schedule (`pp`, `sk`), direct
 /// stores (`d`) and group (`g8`) changed. Without a word for stages, a
 /// changed tile gets as many as fit.
@@ -18,6 +18,9 @@ use crate::BenchError;
 pub(crate) fn find(text: &str, problem: &Problem, sms: u32) -> Result<KernelConfig, BenchError> {
     let candidates = choose(problem, sms).map_err(HopperError::Jit)?.candidates;
     let names: Vec<String> = candidates.iter().map(|candidate| candidate.config.to_string()).collect();
+    if let Some(index) = names.iter().position(|name| name == text) {
+        return Ok(candidates[index].config);
+    }
     let has_all = |name: &String| text.split('_').all(|word| name.split('_').any(|own| own == word));
     if let Some(index) = names.iter().position(has_all) {
         return Ok(candidates[index].config);

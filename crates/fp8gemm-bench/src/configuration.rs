@@ -7,10 +7,10 @@ use fp8gemm_problem::Problem;
 use crate::BenchError;
 
 /// The configuration that `text` means: words joined by `_`, as in a configuration's name. The
-/// candidate of that name; else the best candidate that has all of the words; where none has, the chosen one with the words for tile
-/// (`256x112`), stages (`s4`), sharing in clusters (`x`: none, `xa`, `xb`), schedule (`pp`, `sk`), direct
-/// stores (`d`) and group (`g8`) changed. Without a word for stages, a
-/// changed tile gets as many as fit.
+/// candidate of that name; else the best candidate that has all of the words; where none has, the
+/// chosen one with the words for tile (`256x112`), stages (`s4`), sharing in clusters (`x`: none, `xa`,
+/// `xb`), schedule (`pp`, `sk`), direct stores (`d`) and group (`g8`) changed. Without a word for
+/// stages, a changed tile gets as many as fit.
 ///
 /// # Errors
 /// [`BenchError::Configuration`] for a word that is none of those and in no candidate;

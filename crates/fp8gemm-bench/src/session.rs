@@ -43,7 +43,7 @@ pub struct Options {
     /// Use events even where CUPTI is there.
     pub events: bool,
     /// A kernel configuration instead of the chosen one: words of a name, e.g. `256x112` or
-    /// `128x48_s5_xa_g8` (tile, stages, what clusters share, group). The best candidate that has them all, or the
+    /// `128x48_s5_xa_g8` (tile, stages, what clusters share, group; more words: `configuration.rs`). The best candidate that has them all, or the
     /// chosen one with these changed.
     pub configuration: Option<String>,
 }

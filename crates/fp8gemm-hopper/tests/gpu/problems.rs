@@ -65,13 +65,13 @@ impl Class {
             Self::Tails => (520, 528, 1536),
             Self::Many => (2600, 1712, 260),
             Self::Deep => (150, 304, 9000),
-            Self::Runs => (2700, 2704, 2200),
+            Self::Runs => (3000, 3008, 2200),
         }
     }
 
     /// The smallest sizes: M, N, K.
     fn least(self) -> (usize, usize, usize) {
-        if self == Self::Runs { (1900, 1900, 1500) } else { (1, 1, 1) }
+        if self == Self::Runs { (2200, 2200, 1500) } else { (1, 1, 1) }
     }
 
     /// The family at the class's largest shape; its candidates compute every shape of the class.

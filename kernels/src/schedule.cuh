@@ -1,5 +1,5 @@
 // Which part of D a CTA computes when, and what launches are told. Every role of a CTA walks the
-// same items in the same order by itself; nothing is communicated.
+// same items in the same order by itself; the math warpgroups are told where a tile lies.
 
 // Everything that changes from launch to launch. Unused parts may be null.
 struct Arguments {

@@ -15,6 +15,7 @@ struct Arguments {
     u32 m, n, k;
     u32 scales_a_step, scales_b_step;  // 0 for a tensor scale, 1 for row scales
     float alpha, beta;
+    u32 group;  // rows of tiles that are walked together
 };
 
 constexpr u32 BLOCK_K = 128;
@@ -24,20 +25,20 @@ struct Tile {
     u32 row, column;
 };
 
-// Tiles go in groups of GROUP rows of tiles, so that CTAs that run together share operands in L2.
+// Tiles go in groups of some rows of tiles, so that CTAs that run together share operands in L2.
 // The CTAs of a cluster take neighbours: along N where they share A, along M where they share B.
 struct Grid {
-    u32 rows, columns;
+    u32 rows, columns, group;
 
-    MEMBER Grid(const Arguments& arguments) {
+    MEMBER Grid(const Arguments& arguments) : group(arguments.group) {
         rows = (arguments.m + BLOCK_M * CLUSTER_M - 1) / (BLOCK_M * CLUSTER_M);
         columns = (arguments.n + BLOCK_N * CLUSTER_N - 1) / (BLOCK_N * CLUSTER_N);
     }
 
     MEMBER Tile at(u32 index, u32 rank) const {
-        u32 per_group = GROUP * columns;
-        u32 first = index / per_group * GROUP;
-        u32 height = min(GROUP, rows - first);
+        u32 per_group = group * columns;
+        u32 first = index / per_group * group;
+        u32 height = min(group, rows - first);
         u32 within = index % per_group;
         u32 row = first + within % height, column = within / height;
         return {(row * CLUSTER_M + (CLUSTER_M > 1 ? rank : 0)) * BLOCK_M, (column * CLUSTER_N + (CLUSTER_N > 1 ? rank : 0)) * BLOCK_N};

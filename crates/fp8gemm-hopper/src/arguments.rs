@@ -37,12 +37,13 @@ pub(crate) struct Arguments {
     scales_b_step: u32,
     alpha: f32,
     beta: f32,
+    group: u32,
 }
 
 // What the kernel reads lies where the compiler of the kernel puts it.
 const _: () = assert!(size_of::<sys::CUtensorMap>() == 128);
 const _: () = assert!(offset_of!(Arguments, scales_a) == 896 && offset_of!(Arguments, m) == 952);
-const _: () = assert!(offset_of!(Arguments, beta) == 976 && size_of::<Arguments>() == 1024);
+const _: () = assert!(offset_of!(Arguments, group) == 980 && size_of::<Arguments>() == 1024);
 
 /// CTAs of a launch: one for each SM, or for each tile where there are fewer; whole clusters.
 pub(crate) fn grid(problem: &Problem, config: &KernelConfig, sms: u32) -> u32 {
@@ -84,6 +85,7 @@ impl Arguments {
             scales_b_step: u32::from(forms[1] == ScaleForm::Rows),
             alpha: p.epilogue.alpha,
             beta: p.epilogue.beta,
+            group: config.group,
         };
         arguments.point(p, config, forms, None, operands)?;
         Ok(arguments)

@@ -1,4 +1,4 @@
-//! A compiled kernel, loaded into one CUDA context. Plans of the same configuration share it.
+//! A compiled kernel, loaded into one CUDA context. Plans that need the same one share it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -16,7 +16,7 @@ pub(crate) struct Kernel {
     context: Arc<CudaContext>,
 }
 
-/// A context's handle and a configuration. The handle is not reused while the kernel lives, since
+/// A context's handle and a compiled configuration. The handle is not reused while the kernel lives, since
 /// the kernel keeps the context.
 type Key = (usize, KernelConfig);
 
@@ -26,7 +26,7 @@ static LOADED: Mutex<Option<HashMap<Key, Weak<Kernel>>>> = Mutex::new(None);
 impl Kernel {
     /// The loaded kernel of this configuration: one that some plan holds, or from the compiler.
     pub(crate) fn load(gpu: &Gpu, compiler: &Compiler, config: &KernelConfig) -> Result<Arc<Self>, HopperError> {
-        let key = (gpu.context().cu_ctx() as usize, *config);
+        let key = (gpu.context().cu_ctx() as usize, config.compiled());
         if let Some(kernel) = with_loaded(|loaded| loaded.get(&key).and_then(Weak::upgrade)) {
             return Ok(kernel);
         }
@@ -44,7 +44,7 @@ impl Kernel {
     }
 
     fn compile(gpu: &Gpu, compiler: &Compiler, config: &KernelConfig) -> Result<Self, HopperError> {
-        let (source, configuration) = (config.source(), config.to_string());
+        let (source, configuration) = (config.source(), config.kernel_name());
         let unit = Unit { source: &source, kernel: KERNEL, configuration: &configuration, options: &BASE_OPTIONS };
         let cubin = compiler.cubin(&unit)?;
         let context = Arc::clone(gpu.context());

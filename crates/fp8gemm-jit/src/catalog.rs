@@ -61,7 +61,7 @@ impl Entry {
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Gemm(config) => config.fmt(f),
+            Self::Gemm(config) => f.write_str(&config.kernel_name()),
             Self::Elementwise(kernel) => kernel.fmt(f),
         }
     }
@@ -77,15 +77,15 @@ pub fn entries() -> Vec<Entry> {
     full.into_iter().chain(twins).map(Entry::Gemm).chain(elementwise).collect()
 }
 
-/// Every configuration that [`choose`] considers for some problem and some GPU, each once: all
-/// types of A, B, C and D, scales, policies, tiles, and the classes into which K falls.
+/// Every kernel that [`choose`] considers for some problem and some GPU, each once: all types of A, B,
+/// C and D, scales, policies, tiles, and the classes into which K falls.
 ///
 /// ```
 /// use fp8gemm_jit::{catalog, choose};
 ///
 /// let all = catalog::full();
 /// let problem = "300x500x700 a=e4m3:1x128 b=e4m3:128x128 d=bf16".parse()?;
-/// assert!(all.contains(&choose(&problem, 132)?.config()));
+/// assert!(all.contains(&choose(&problem, 132)?.config().compiled()));
 /// # Ok::<(), fp8gemm_jit::JitError>(())
 /// ```
 pub fn full() -> Vec<KernelConfig> {
@@ -95,8 +95,8 @@ pub fn full() -> Vec<KernelConfig> {
         for sms in SMS {
             // What no kernel computes (K too long for the scales, chain with block scales) adds nothing.
             let Ok(choice) = choose(&problem, sms) else { continue };
-            found
-                .extend(choice.candidates.iter().map(|estimate| estimate.config).filter(|config| seen.insert(*config)));
+            let kernels = choice.candidates.iter().map(|estimate| estimate.config.compiled());
+            found.extend(kernels.filter(|config| seen.insert(*config)));
         }
     }
     found
@@ -110,7 +110,7 @@ pub fn full() -> Vec<KernelConfig> {
 /// ```
 /// use fp8gemm_jit::{KernelConfig, Schedule, catalog, choose};
 ///
-/// let chosen = choose(&"4096x7168x16384 a=e4m3:1x128 b=e4m3:128x128 d=bf16".parse()?, 132)?.config();
+/// let chosen = choose(&"4096x7168x16384 a=e4m3:1x128 b=e4m3:128x128 d=bf16".parse()?, 132)?.config().compiled();
 /// let twin = KernelConfig { schedule: Schedule::PingPong, block_m: chosen.block_m / 2, ..chosen };
 /// assert!(catalog::ping_pong().contains(&twin) && !catalog::full().contains(&twin));
 /// # Ok::<(), fp8gemm_jit::JitError>(())
@@ -146,8 +146,8 @@ pub fn cover() -> Vec<KernelConfig> {
         (config.a, config.b) == (OperandType::E4m3, OperandType::E4m3)
             && (config.scales, config.output, config.c) == (KernelScales::Block1d2d, OutputType::Bf16, None)
     };
-    // `group` and `max_k_blocks` are numbers in a loop that is otherwise the same.
-    let main_loop = |config: &KernelConfig| KernelConfig { group: 1, max_k_blocks: 1, ..*config };
+    // `max_k_blocks` is a number in a loop that is otherwise the same.
+    let main_loop = |config: &KernelConfig| KernelConfig { max_k_blocks: 1, ..*config };
     let mut loops = HashSet::new();
     let mut chosen: Vec<_> =
         all.iter().filter(usual).filter(|config| loops.insert(main_loop(config))).copied().collect();
@@ -173,8 +173,8 @@ fn ping_pong_features(config: &KernelConfig) -> Vec<(usize, String)> {
 }
 
 /// The values of a configuration on the axes whose pairs are covered. Every field is named, so
-/// that a new one does not compile before it has a place here. `max_k_blocks` shows in the stages
-/// for which it leaves room; beyond that it is an offset.
+/// that a new one does not compile before it has a place here. `group` is not compiled in;
+/// `max_k_blocks` shows in the stages for which it leaves room, and beyond that is an offset.
 fn axes(config: &KernelConfig) -> Vec<String> {
     let KernelConfig {
         a,
@@ -189,7 +189,7 @@ fn axes(config: &KernelConfig) -> Vec<String> {
         share,
         schedule,
         store,
-        group,
+        group: _,
         max_k_blocks: _,
     } = *config;
     let chain = accumulation == Accumulation::Chain;
@@ -204,7 +204,6 @@ fn axes(config: &KernelConfig) -> Vec<String> {
         format!("{schedule:?}"),
         format!("{store:?}"),
         stages.to_string(),
-        group.to_string(),
     ]
 }
 

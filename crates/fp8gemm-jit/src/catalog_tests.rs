@@ -33,8 +33,8 @@ fn the_cover_covers() {
         let problem = format!("4096x4096x{k} a=e4m3:1x128 b=e4m3:128x128 d=bf16").parse().unwrap();
         for estimate in choose(&problem, 132).unwrap().candidates {
             let same = |config: &KernelConfig| {
-                KernelConfig { group: 1, max_k_blocks: 1, ..*config }
-                    == KernelConfig { group: 1, max_k_blocks: 1, ..estimate.config }
+                KernelConfig { max_k_blocks: 1, ..*config }
+                    == KernelConfig { max_k_blocks: 1, ..estimate.config.compiled() }
             };
             assert!(cover.iter().any(same), "{}", estimate.config);
         }
@@ -98,7 +98,7 @@ proptest! {
         // Illegal pairs of policy and scales have no configuration.
         if let Ok(choice) = choose(&text.parse().unwrap(), sms) {
             for estimate in choice.candidates {
-                prop_assert!(ALL.with(|all| all.contains(&estimate.config)), "{text}: {}", estimate.config);
+                prop_assert!(ALL.with(|all| all.contains(&estimate.config.compiled())), "{text}: {}", estimate.config);
             }
         }
     }

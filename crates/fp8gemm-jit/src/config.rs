@@ -85,12 +85,13 @@ pub enum Store {
     Direct,
 }
 
-/// Everything that is a constant in one compiled kernel. No field changes a bit of the result
-/// beyond what [`KernelScales`], [`Accumulation`] and the types say: tiles, stages, clusters and
-/// raster are free choices.
+/// Everything that is a constant in one compiled kernel, and the raster it is launched with. No field
+/// changes a bit of the result beyond what [`KernelScales`], [`Accumulation`] and the types say: tiles,
+/// stages, clusters and raster are free choices.
 ///
-/// Prints as one word for lists and logs, e.g. `e4m3_e4m3_1d2d_bf16_256x128_s3_k128_g16`; after the
-/// stages `xa` or `xb` say what clusters share, `pp` ping-pong, `sk` stream-K, `d` direct stores.
+/// Prints as one word for logs, e.g. `e4m3_e4m3_1d2d_bf16_256x128_s3_k128_g16`; after the stages `xa`
+/// or `xb` say what clusters share, `pp` ping-pong, `sk` stream-K, `d` direct stores. The last part,
+/// the raster, is not in a kernel's own [name](Self::kernel_name).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KernelConfig {
     /// Element type of A.
@@ -119,7 +120,8 @@ pub struct KernelConfig {
     pub schedule: Schedule,
     /// How D is stored.
     pub store: Store,
-    /// Rows of tiles that are walked together for the sake of the L2 cache.
+    /// Rows of tiles that are walked together for the sake of the L2 cache. Given at launch, not
+    /// compiled in.
     pub group: u32,
     /// Blocks of K for which 128x128 scales of B fit into shared memory (only
     /// [`KernelScales::Block1d2d`]).
@@ -129,6 +131,17 @@ pub struct KernelConfig {
 impl KernelConfig {
     /// Math warpgroups.
     pub const MATH_GROUPS: u32 = 2;
+
+    /// This configuration with the least of what is only given at launch: two that agree in it run the
+    /// same compiled kernel.
+    pub const fn compiled(&self) -> Self {
+        Self { group: 1, ..*self }
+    }
+
+    /// The name of the compiled kernel: the configuration's, without what is only given at launch.
+    pub fn kernel_name(&self) -> String {
+        KernelName(self).to_string()
+    }
 
     /// 64-row waves of a tile that one warpgroup has.
     pub const fn waves(&self) -> u32 {
@@ -239,32 +252,42 @@ impl fmt::Display for KernelScales {
     }
 }
 
+/// What [`KernelConfig::kernel_name`] prints.
+struct KernelName<'a>(&'a KernelConfig);
+
 impl fmt::Display for KernelConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}_{}_{}", self.a, self.b, self.scales)?;
-        if self.accumulation == Accumulation::Chain {
+        write!(f, "{}_g{}", KernelName(self), self.group)
+    }
+}
+
+impl fmt::Display for KernelName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let config = self.0;
+        write!(f, "{}_{}_{}", config.a, config.b, config.scales)?;
+        if config.accumulation == Accumulation::Chain {
             write!(f, "_chain")?;
         }
-        write!(f, "_{}", self.output)?;
-        if let Some(c) = self.c {
+        write!(f, "_{}", config.output)?;
+        if let Some(c) = config.c {
             write!(f, "_c{c}")?;
         }
-        write!(f, "_{}x{}_s{}", self.block_m, self.block_n, self.stages)?;
-        f.write_str(match self.share {
+        write!(f, "_{}x{}_s{}", config.block_m, config.block_n, config.stages)?;
+        f.write_str(match config.share {
             Share::Nothing => "",
             Share::A => "_xa",
             Share::B => "_xb",
         })?;
-        f.write_str(match self.schedule {
+        f.write_str(match config.schedule {
             Schedule::Cooperative => "",
             Schedule::PingPong => "_pp",
             Schedule::StreamK => "_sk",
         })?;
-        f.write_str(if self.store == Store::Direct { "_d" } else { "" })?;
-        if self.scales == KernelScales::Block1d2d {
-            write!(f, "_k{}", self.max_k_blocks)?;
+        f.write_str(if config.store == Store::Direct { "_d" } else { "" })?;
+        if config.scales == KernelScales::Block1d2d {
+            write!(f, "_k{}", config.max_k_blocks)?;
         }
-        write!(f, "_g{}", self.group)
+        Ok(())
     }
 }
 
@@ -294,6 +317,7 @@ pub(crate) mod tests {
     #[test]
     fn names_tell_configurations_apart() {
         assert_eq!(LARGE.to_string(), "e4m3_e4m3_1d2d_bf16_256x128_s3_k128_g16");
+        assert_eq!(LARGE.kernel_name(), "e4m3_e4m3_1d2d_bf16_256x128_s3_k128");
         let end = KernelConfig {
             scales: KernelScales::AtEnd,
             accumulation: Accumulation::Chain,

@@ -10,10 +10,10 @@ use crate::config::{Accumulation, KernelConfig, KernelScales, Schedule, Store};
 pub const KERNEL: &str = "fp8gemm";
 
 impl KernelConfig {
-    /// The whole translation unit. The same configuration always gives the same bytes, so that they
-    /// can be a cache key.
+    /// The whole translation unit. Configurations that agree in [`compiled`](Self::compiled), and only
+    /// those, have the same bytes, so that they can be a cache key.
     pub fn source(&self) -> String {
-        let mut text = format!("// fp8gemm {self}\n");
+        let mut text = format!("// fp8gemm {}\n", self.kernel_name());
         text.push_str(fp8gemm_kernels::PTX);
         text.push_str(&self.constants());
         text.push_str(&self.wgmma());
@@ -36,7 +36,7 @@ impl KernelConfig {
             Some(OutputType::F32) => "OUTPUT_F32",
             None => "OUTPUT_NONE",
         };
-        let values: [(&str, &dyn core::fmt::Display); 20] = [
+        let values: [(&str, &dyn core::fmt::Display); 19] = [
             ("SCALES", &scales),
             ("CHAIN", &(self.accumulation == Accumulation::Chain)),
             ("OUTPUT", &output(Some(self.output))),
@@ -50,7 +50,6 @@ impl KernelConfig {
             ("PING_PONG", &(self.schedule == Schedule::PingPong)),
             ("STREAM_K", &(self.schedule == Schedule::StreamK)),
             ("STORE_TMA", &(self.store == Store::Tma)),
-            ("GROUP", &self.group),
             ("MAX_K_BLOCKS", &self.max_k_blocks),
             ("MATH_GROUPS", &Self::MATH_GROUPS),
             ("MATH_REGISTERS", &math),
@@ -117,10 +116,12 @@ mod tests {
         assert!(!source.contains("#include"), "the kernels are header-free");
     }
 
-    /// Breaks if equal configurations give different texts: every start would compile anew.
+    /// Breaks if equal kernels have different texts: every start would compile anew. Breaks if different
+    /// ones have the same.
     #[test]
     fn the_text_is_deterministic() {
         assert_eq!(LARGE.source(), LARGE.source());
-        assert_ne!(LARGE.source(), KernelConfig { group: 8, ..LARGE }.source());
+        assert_eq!(LARGE.source(), KernelConfig { group: 8, ..LARGE }.source());
+        assert_ne!(LARGE.source(), KernelConfig { stages: 2, ..LARGE }.source());
     }
 }

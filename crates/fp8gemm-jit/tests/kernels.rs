@@ -39,7 +39,7 @@ struct Found {
 /// # Errors
 /// Why it does not compile; [`JitError::Rejected`] if it spills, has a stack frame or a C75xx.
 fn judge(nvrtc: &Nvrtc, tool: &Disassembler, config: &KernelConfig) -> Result<Found, JitError> {
-    let (name, source) = (config.to_string(), config.source());
+    let (name, source) = (config.kernel_name(), config.source());
     let unit = Unit { source: &source, kernel: KERNEL, configuration: &name, options: &BASE_OPTIONS };
     let (begin, processor) = (Instant::now(), processor_time());
     let checked = compile_checked(nvrtc, &unit)?;

@@ -82,7 +82,7 @@ fn one(args: &CompileArgs, compiler: &Compiler, json: bool) -> Result<u8, CliErr
         let (config, made, passed) = make(compiler, &choose(&problem, sms)?)?;
         passed_over.extend(passed);
         match made.compiled {
-            Some((report, time)) => kernels.push(Done::new(config.to_string(), &report, time)),
+            Some((report, time)) => kernels.push(Done::new(config.kernel_name(), &report, time)),
             None => cached += 1,
         }
     }

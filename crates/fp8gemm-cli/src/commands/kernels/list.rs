@@ -51,7 +51,8 @@ pub(super) fn run(args: &ListArgs, json: bool) -> Result<u8, CliError> {
     let rows = entries.into_iter().map(|entry| {
         let cached = !present.is_empty() && is_cached(&entry, &present, &versions);
         let resources = match &entry {
-            Entry::Gemm(config) => Some(Resources::from(config)),
+            // Of the kernel, which launches of several configurations may share.
+            Entry::Gemm(config) => Some(Resources { configuration: config.kernel_name(), ..Resources::from(config) }),
             _ => None,
         };
         Row { name: entry.to_string(), resources, cached }

@@ -51,7 +51,7 @@ pub(super) fn run(args: &SassArgs, json: bool) -> Result<u8, CliError> {
         command: "kernels",
         action: "sass",
         problem: problem.to_string(),
-        configuration: config.to_string(),
+        configuration: config.kernel_name(),
         passed_over,
         disassembler: tool.path().display().to_string(),
         summary,

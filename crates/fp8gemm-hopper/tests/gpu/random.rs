@@ -140,8 +140,10 @@ fn every_configuration() {
         println!("passed over, as plans do: {config}: {error}");
     }
     assert!(problems >= 10 * families.len(), "too few problems");
-    assert!(2 * idle < problems, "{idle} problems give mostly 0 or NaN");
+    println!("{idle} problems give mostly 0 or NaN");
+    // A family whose alpha is NaN gives nothing else.
     if picked.is_none() {
+        assert!(2 * idle < problems, "too many give mostly 0 or NaN");
         assert_eq!(taken.keys().collect::<Vec<_>>(), PATHS, "not every path was taken");
     }
 }

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use fp8gemm::formats::quantize::Recipe;
 use fp8gemm::problem::{OperandType, OutputType, Policy, ScaleLayout};
 
-use crate::commands::{bench::BenchArgs, cache::CacheArgs, kernels::KernelsArgs};
+use crate::commands::{bench::BenchArgs, cache::CacheArgs, kernels::KernelsArgs, study::StudyArgs};
 
 const ABOUT: &str = "\
 FP8 matrix multiplication with fine-grained scaling: quantise, multiply on a Hopper GPU or on a CPU \
@@ -57,6 +57,8 @@ pub(crate) enum Command {
     Cache(CacheArgs),
     /// Time the GPU kernels beside cuBLASLt
     Bench(BenchArgs),
+    /// Run numerical studies on the CPU: published figures beside ours, tables, plots, a report
+    Study(StudyArgs),
     /// Say what this machine offers and what is missing
     Doctor,
 }

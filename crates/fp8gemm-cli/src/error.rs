@@ -8,6 +8,7 @@ use fp8gemm::formats::FormatError;
 use fp8gemm::jit::JitError;
 use fp8gemm::problem::ProblemError;
 use fp8gemm::sim::SimError;
+use fp8gemm_study::StudyError;
 
 use crate::files::FileError;
 
@@ -51,6 +52,9 @@ pub enum CliError {
     /// Kernels: their choice, compiler, machine code or cache.
     #[error("{}", one_line(.0))]
     Jit(#[from] JitError),
+    /// A study, its results or their files.
+    #[error("{}{}", .0, advice(.0))]
+    Study(#[from] StudyError),
     /// Standard output is gone or full.
     #[error("standard output cannot be written: {0}")]
     Stdout(#[source] io::Error),
@@ -93,4 +97,13 @@ pub(crate) fn note(what: impl Display) {
 /// What was tried, or a compiler's log, has lines of its own.
 fn one_line(error: &JitError) -> String {
     error.to_string().lines().map(str::trim).collect::<Vec<_>>().join("; ").replace(":; ", ": ")
+}
+
+/// What to do about it, where there is an answer.
+fn advice(error: &StudyError) -> &'static str {
+    match error {
+        StudyError::Exists { .. } => ": --force replaces it",
+        StudyError::NoResults { .. } => ": `fp8gemm study all` makes some, --out names another folder",
+        _ => "",
+    }
 }

@@ -7,6 +7,7 @@ pub(crate) mod gemm;
 pub(crate) mod kernels;
 pub(crate) mod problem;
 pub(crate) mod quantize;
+pub(crate) mod study;
 pub(crate) mod verify;
 
 use std::io::{self, Write};

@@ -31,6 +31,16 @@ impl Progress {
     /// Counts finished multiply-adds; from any thread.
     pub(crate) fn advance(&self, macs: u64) {
         self.bar.inc(macs);
+        self.show();
+    }
+
+    /// Sets how much is done; from any thread.
+    pub(crate) fn set(&self, done: u64) {
+        self.bar.set_position(done);
+        self.show();
+    }
+
+    fn show(&self) {
         if self.start.elapsed() > PATIENCE && io::stderr().is_terminal() {
             self.shown.get_or_init(|| self.bar.set_draw_target(ProgressDrawTarget::stderr()));
         }

@@ -1,0 +1,279 @@
+//! `fp8gemm study`: numerical studies on the CPU, their files and a report of them.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use fp8gemm_study::{Outcome, Settings, Study, StudyError, report, results, studies};
+use serde::Serialize;
+
+use super::{SUCCESS, print};
+use crate::engine::Progress;
+use crate::error::CliError;
+use crate::interrupt;
+use crate::text::{count, duration, table};
+
+const AFTER: &str = "\
+Examples:
+  fp8gemm study list
+  fp8gemm study run accumulation promotion-interval
+  fp8gemm study all --quick --out studies && fp8gemm study report --out studies
+
+Each study leaves a folder with its tables (CSV), plots (SVG) and everything together (study.json), \
+whole or not at all; what is finished stays when a run is interrupted. `report` makes report.html and \
+report.md of all results in the folder.";
+
+/// Flags of the command.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER)]
+pub(crate) struct StudyArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Print every study with its question
+    List,
+    /// Run the named studies
+    Run {
+        /// Their names
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        #[command(flatten)]
+        run: RunArgs,
+    },
+    /// Run every study
+    All {
+        #[command(flatten)]
+        run: RunArgs,
+    },
+    /// Make one page, HTML and Markdown, of the results in the folder
+    Report {
+        #[command(flatten)]
+        folder: FolderArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+struct FolderArgs {
+    /// The folder of results
+    #[arg(long, value_name = "DIR", default_value = "fp8gemm-studies")]
+    out: PathBuf,
+    /// Replace what is there
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    folder: FolderArgs,
+    /// Leave studies alone that have results, as after an interrupted run
+    #[arg(long, conflicts_with = "force")]
+    missing: bool,
+    /// Smaller sizes: a few seconds a study at most
+    #[arg(long)]
+    quick: bool,
+    /// Seed of the samples
+    #[arg(long, default_value_t = Settings::SEED)]
+    seed: u64,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &StudyArgs, json: bool) -> Result<u8, CliError> {
+    match &args.what {
+        What::List => list(json)?,
+        What::Run { names, run } => {
+            let mut chosen: Vec<&Study> = Vec::new();
+            for name in names {
+                let study = studies::find(name)?;
+                if !chosen.iter().any(|other| other.name == study.name) {
+                    chosen.push(study);
+                }
+            }
+            compute(chosen, run, json)?;
+        }
+        What::All { run } => compute(studies::ALL.iter().collect(), run, json)?,
+        What::Report { folder } => write_report(folder, json)?,
+    }
+    Ok(SUCCESS)
+}
+
+#[derive(Serialize)]
+struct Listed {
+    name: &'static str,
+    title: &'static str,
+    question: &'static str,
+    takes: &'static str,
+}
+
+#[derive(Serialize)]
+struct ListReport {
+    command: &'static str,
+    studies: Vec<Listed>,
+}
+
+fn list(json: bool) -> Result<(), CliError> {
+    let listed =
+        |study: &Study| Listed { name: study.name, title: study.title, question: study.question, takes: study.takes };
+    let report = ListReport { command: "study list", studies: studies::ALL.iter().map(listed).collect() };
+    print(json, &report, || {
+        let entries = report
+            .studies
+            .iter()
+            .map(|study| format!("{}: {}\n  {}\n  takes {}\n", study.name, study.title, study.question, study.takes));
+        entries.collect::<Vec<_>>().join("\n")
+    })
+}
+
+#[derive(Serialize)]
+struct Computed {
+    seconds: f64,
+    folder: String,
+    files: Vec<String>,
+    outcome: Outcome,
+}
+
+#[derive(Serialize)]
+struct RunReport {
+    command: &'static str,
+    studies: Vec<Computed>,
+    /// Those left alone by --missing.
+    present: Vec<&'static str>,
+}
+
+/// Of a progress bar: studies say their share.
+const STEPS: u128 = 1000;
+
+fn compute(mut chosen: Vec<&Study>, args: &RunArgs, json: bool) -> Result<(), CliError> {
+    let directory = &args.folder.out;
+    check_directory(directory)?;
+    let mut present = Vec::new();
+    if args.missing {
+        chosen.retain(|study| {
+            let absent = results::check_absent(directory, study.name).is_ok();
+            if !absent {
+                present.push(study.name);
+            }
+            absent
+        });
+    } else if !args.folder.force {
+        // Before anything is computed.
+        chosen.iter().try_for_each(|study| results::check_absent(directory, study.name))?;
+    }
+    let mut studies = Vec::new();
+    for (place, study) in chosen.iter().enumerate() {
+        let start = Instant::now();
+        let what = format!("{} ({} of {})", study.name, place + 1, chosen.len());
+        let progress = Arc::new(Progress::new(&what, STEPS));
+        let bar = Arc::clone(&progress);
+        let mut settings = Settings::full().on_progress(move |share| bar.set((share * STEPS as f64) as u64));
+        settings.seed = args.seed;
+        settings.quick = args.quick;
+        let outcome = (study.run)(&settings);
+        progress.finish();
+        let outcome = outcome?;
+        let files = results::write(directory, &outcome, args.folder.force)?;
+        studies.push(Computed {
+            seconds: start.elapsed().as_secs_f64(),
+            folder: results::folder(directory, study.name).display().to_string(),
+            files: files.iter().map(|file| file.display().to_string()).collect(),
+            outcome,
+        });
+    }
+    let report = RunReport { command: "study run", studies, present };
+    print(json, &report, || report.text(directory))
+}
+
+impl RunReport {
+    fn text(&self, directory: &Path) -> String {
+        let mut text = String::new();
+        for study in &self.studies {
+            let outcome = &study.outcome;
+            text.push_str(&format!("{}: {}\n", outcome.study, outcome.title));
+            for finding in &outcome.findings {
+                text.push_str(&format!("  {finding}\n"));
+            }
+            for published in &outcome.published {
+                let rows = [
+                    ("published", format!("{} ({})", published.published, published.source)),
+                    ("ours", published.ours.clone()),
+                    ("note", published.note.clone()),
+                ];
+                text.push_str(&table(2, &rows.map(|(name, value)| vec![name.to_owned(), value])));
+            }
+            let time = duration(Duration::from_secs_f64(study.seconds));
+            text.push_str(&format!("  {} in {}, {time}\n\n", count(study.files.len() as u64, "file"), study.folder));
+        }
+        if !self.present.is_empty() {
+            text.push_str(&format!("left alone, results are there: {}\n", self.present.join(", ")));
+        }
+        let seconds = self.studies.iter().map(|study| study.seconds).sum();
+        let time = duration(Duration::from_secs_f64(seconds));
+        let studies = match self.studies.len() {
+            1 => "1 study".to_owned(),
+            many => format!("{many} studies"),
+        };
+        text.push_str(&format!("{studies} in {}, {time}; `study report` makes a page of them\n", directory.display()));
+        text
+    }
+}
+
+/// A file where the folder should be is found before the work, not after it.
+fn check_directory(directory: &Path) -> Result<(), CliError> {
+    match fs::metadata(directory) {
+        Ok(metadata) if !metadata.is_dir() => Err(CliError::Usage(format!("{} is not a folder", directory.display()))),
+        _ => Ok(()),
+    }
+}
+
+#[derive(Serialize)]
+struct PageReport {
+    command: &'static str,
+    studies: Vec<String>,
+    files: Vec<String>,
+}
+
+fn write_report(args: &FolderArgs, json: bool) -> Result<(), CliError> {
+    check_directory(&args.out)?;
+    let outcomes = results::read(&args.out)?;
+    let pages = [("report.html", report::html(&outcomes)?), ("report.md", report::markdown(&outcomes))];
+    let paths = pages.each_ref().map(|(name, _)| args.out.join(name));
+    if let Some(path) = paths.iter().find(|path| !args.force && path.symlink_metadata().is_ok()) {
+        return Err(StudyError::Exists { path: path.clone() }.into());
+    }
+    for ((_, text), path) in pages.iter().zip(&paths) {
+        replace(&args.out, path, text).map_err(|source| StudyError::Io { path: path.clone(), source })?;
+    }
+    let report = PageReport {
+        command: "study report",
+        studies: outcomes.iter().map(|outcome| outcome.study.clone()).collect(),
+        files: paths.iter().map(|path| path.display().to_string()).collect(),
+    };
+    print(json, &report, || {
+        let studies = report.studies.join(", ");
+        format!("wrote {} of {studies}\n", report.files.join(" and "))
+    })
+}
+
+/// The whole text or nothing.
+fn replace(folder: &Path, path: &Path, text: &str) -> io::Result<()> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".fp8gemm-");
+    #[cfg(unix)]
+    {
+        // As any new file, less the umask.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    let mut file = builder.tempfile_in(folder)?;
+    interrupt::started(file.path());
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    interrupt::finish(|| file.persist(path)).map_err(|error| error.error)?;
+    Ok(())
+}

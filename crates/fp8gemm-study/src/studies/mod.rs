@@ -1,0 +1,39 @@
+//! The studies, each a function and an entry of the registry [`ALL`].
+//!
+//! A study is one file here, with its `STUDY` constant and its function, and a line in each of the
+//! three lists below.
+
+mod accumulation;
+mod formats;
+mod k_sweep;
+mod positive;
+mod promotion;
+mod sweep;
+
+pub use accumulation::accumulation;
+pub use formats::formats;
+pub use k_sweep::k_sweep;
+pub use positive::positive;
+pub use promotion::promotion;
+
+use crate::{Study, StudyError};
+
+/// Every study, in the order of reports.
+pub const ALL: &[Study] = &[
+    accumulation::STUDY, //
+    promotion::STUDY,
+    k_sweep::STUDY,
+    positive::STUDY,
+    formats::STUDY,
+];
+
+/// The study of that name.
+///
+/// # Errors
+/// [`StudyError::Unknown`], which lists the names that exist.
+pub fn find(name: &str) -> Result<&'static Study, StudyError> {
+    ALL.iter().find(|study| study.name == name).ok_or_else(|| StudyError::Unknown {
+        name: name.to_owned(),
+        known: ALL.iter().map(|study| study.name).collect::<Vec<_>>().join(", "),
+    })
+}

@@ -10,6 +10,7 @@
 //! its destination, then renamed.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -70,17 +71,40 @@ pub fn write(directory: &Path, outcome: &Outcome, replace: bool) -> Result<Vec<P
     Ok(files.iter().map(|(name, _)| destination.join(name)).collect())
 }
 
-/// A hidden temporary folder in the directory; with the permissions of any new folder, less the
-/// umask, since it becomes the results.
+/// Writes a page made of the outcomes, `report.html`, into the folder of results: the whole text or
+/// nothing. With `replace`, an earlier one goes.
+///
+/// # Errors
+/// [`StudyError::Exists`], [`StudyError::Io`].
+pub fn write_page(directory: &Path, name: &str, text: &str, replace: bool) -> Result<PathBuf, StudyError> {
+    if !replace {
+        check_absent(directory, name)?;
+    }
+    let path = directory.join(name);
+    let mut file = ordinary(&format!(".{name}-"), 0o666).tempfile_in(directory).map_err(StudyError::io(&path))?;
+    file.write_all(text.as_bytes()).map_err(StudyError::io(&path))?;
+    file.persist(&path).map_err(|error| StudyError::io(&path)(error.error))?;
+    Ok(path)
+}
+
+/// A hidden temporary folder in the directory.
 fn hidden(directory: &Path, prefix: &str) -> Result<TempDir, StudyError> {
+    ordinary(prefix, 0o777).tempdir_in(directory).map_err(StudyError::io(directory))
+}
+
+/// Makes temporary files and folders that become results: with the permissions of any new one, less
+/// the umask; `tempfile` alone would keep them private.
+fn ordinary(prefix: &str, mode: u32) -> tempfile::Builder<'_, '_> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(prefix);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o777));
+        builder.permissions(fs::Permissions::from_mode(mode));
     }
-    builder.tempdir_in(directory).map_err(StudyError::io(directory))
+    #[cfg(not(unix))]
+    let _ = mode;
+    builder
 }
 
 /// Names and contents of an outcome's files.

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use fp8gemm_study::{Column, ColumnKind, Outcome, Settings, Study, Table, results, studies};
+use fp8gemm_study::{Column, ColumnKind, Figure, Outcome, Settings, Study, Table, results, studies};
 
 /// Every study at its quick size, once for all tests, with the time it took.
 static OUTCOMES: LazyLock<Vec<(&Study, Outcome, Duration)>> = LazyLock::new(|| {
@@ -42,7 +42,7 @@ fn compare(study: &str, table: &Table) {
     let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let headings: Vec<String> = table.columns().iter().map(Column::heading).collect();
-    assert_eq!(reader.headers().unwrap().iter().collect::<Vec<_>>(), headings, "{}", file.display());
+    assert_eq!(reader.headers().expect("a heading").iter().collect::<Vec<_>>(), headings, "{}", file.display());
     let records: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
     assert_eq!(records.len(), table.rows().len(), "rows of {}", file.display());
     for (line, (record, row)) in records.iter().zip(table.rows()).enumerate() {
@@ -104,7 +104,7 @@ fn studies_are_complete() {
         assert!(!outcome.findings.is_empty() && !outcome.parameters.is_empty(), "{}", study.name);
         assert!(!outcome.tables.is_empty() && !outcome.figures.is_empty(), "{}", study.name);
         let names: Vec<&str> = outcome.tables.iter().map(Table::name).collect();
-        let figures: Vec<&str> = outcome.figures.iter().map(|figure| figure.name()).collect();
+        let figures: Vec<&str> = outcome.figures.iter().map(Figure::name).collect();
         for names in [&names, &figures] {
             assert!(names.iter().all(|name| file_name(name)), "{}: {names:?}", study.name);
             assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{}: {names:?}", study.name);

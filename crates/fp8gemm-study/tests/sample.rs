@@ -4,7 +4,8 @@ use fp8gemm_study::sample::Distribution;
 use fp8gemm_study::{Cell, StudyError};
 
 fn bits(text: &str) -> (Vec<u32>, String) {
-    let x = text.parse::<Distribution>().unwrap().sample(1, "a", (5, 67)).unwrap();
+    let distribution: Distribution = text.parse().expect("a distribution");
+    let x = distribution.sample(1, "a", (5, 67)).expect("a sample");
     (x.row(2).iter().take(3).map(|x| x.to_bits()).collect(), Cell::fingerprint(&x).to_string())
 }
 

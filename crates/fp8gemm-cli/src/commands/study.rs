@@ -1,19 +1,17 @@
 //! `fp8gemm study`: numerical studies on the CPU, their files and a report of them.
 
 use std::fs;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use fp8gemm_study::{Outcome, Settings, Study, StudyError, report, results, studies};
+use fp8gemm_study::{Outcome, Settings, Study, report, results, studies};
 use serde::Serialize;
 
 use super::{SUCCESS, print};
 use crate::engine::Progress;
 use crate::error::CliError;
-use crate::interrupt;
 use crate::text::{count, duration, table};
 
 const AFTER: &str = "\
@@ -242,13 +240,14 @@ fn write_report(args: &FolderArgs, json: bool) -> Result<(), CliError> {
     check_directory(&args.out)?;
     let outcomes = results::read(&args.out)?;
     let pages = [("report.html", report::html(&outcomes)?), ("report.md", report::markdown(&outcomes))];
-    let paths = pages.each_ref().map(|(name, _)| args.out.join(name));
-    if let Some(path) = paths.iter().find(|path| !args.force && path.symlink_metadata().is_ok()) {
-        return Err(StudyError::Exists { path: path.clone() }.into());
+    // Before one of the two is written.
+    for (name, _) in &pages {
+        if !args.force {
+            results::check_absent(&args.out, name)?;
+        }
     }
-    for ((_, text), path) in pages.iter().zip(&paths) {
-        replace(&args.out, path, text).map_err(|source| StudyError::Io { path: path.clone(), source })?;
-    }
+    let write = |(name, text): &(&str, String)| results::write_page(&args.out, name, text, args.force);
+    let paths = pages.iter().map(write).collect::<Result<Vec<_>, _>>()?;
     let report = PageReport {
         command: "study report",
         studies: outcomes.iter().map(|outcome| outcome.study.clone()).collect(),
@@ -258,22 +257,4 @@ fn write_report(args: &FolderArgs, json: bool) -> Result<(), CliError> {
         let studies = report.studies.join(", ");
         format!("wrote {} of {studies}\n", report.files.join(" and "))
     })
-}
-
-/// The whole text or nothing.
-fn replace(folder: &Path, path: &Path, text: &str) -> io::Result<()> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".fp8gemm-");
-    #[cfg(unix)]
-    {
-        // As any new file, less the umask.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o666));
-    }
-    let mut file = builder.tempfile_in(folder)?;
-    interrupt::started(file.path());
-    file.write_all(text.as_bytes())?;
-    file.as_file().sync_all()?;
-    interrupt::finish(|| file.persist(path)).map_err(|error| error.error)?;
-    Ok(())
 }

@@ -47,7 +47,11 @@ pub fn formats(settings: &Settings) -> Result<Outcome, StudyError> {
         .bits("scale", "the scale, as f32")
         .float("SNR", "dB", "10 log10(sum x^2 / sum e^2)")
         .float("RMS relative", "%", "sqrt(mean (e/x)^2) over elements with a normal code")
-        .float("max relative", "%", "max |e/x| over elements with a normal code");
+        .float(
+            "max relative",
+            "%",
+            "max |e/x| over elements with a normal code, also those rounded up to the smallest",
+        );
     let mut products = Table::new("products", "Errors of products from quantisation")
         .text("distribution", "of the elements of A and B")
         .text("A", "format of A")
@@ -92,15 +96,14 @@ pub fn formats(settings: &Settings) -> Result<Outcome, StudyError> {
         normal("e5m2", "max relative")?,
     ));
     let outliers = DISTRIBUTIONS[4];
-    let share = |format: &str| -> Result<f64, StudyError> {
-        Ok(100.0 * figure(outliers, format, "zero")? / figure(outliers, format, "elements")?)
-    };
+    let zeros = |format: &str| figure(outliers, format, "zero");
     outcome.finding(format!(
         "E5M2 gains where one scale must cover a wide range: with 0.1 % of the elements 1000 times larger, E4M3 turns \
-         {:.2} % of the elements into 0, E5M2 {:.1e} %. The SNR does not show it, because the outliers are its signal; \
-         finer scales cure it without giving up a bit.",
-        share("e4m3")?,
-        share("e5m2")?,
+         {} of {} elements into 0, E5M2 {}. The SNR of all elements does not show it, because the outliers are its \
+         signal; finer scales cure it without giving up a bit.",
+        zeros("e4m3")?,
+        figure(outliers, "e4m3", "elements")?,
+        zeros("e5m2")?,
     ));
     outcome.published.push(Published {
         quantity: "SNR by a bit of fraction".to_owned(),

@@ -1,0 +1,82 @@
+//! `fp8gemm study`: what it leaves on disk, and what it refuses.
+
+#![allow(clippy::unwrap_used)] // a test may
+
+mod common;
+
+use std::fs;
+
+use common::fp8gemm;
+use tempfile::tempdir;
+
+/// Breaks if a study leaves no files, if they are overwritten unasked, or if the report is not made
+/// of them.
+#[test]
+fn runs_keeps_and_reports() {
+    let folder = tempdir().unwrap();
+    let run = fp8gemm(folder.path(), &["study", "run", "promotion-interval", "--quick"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(run.stdout.contains("DeepSeek-V3"), "{}", run.stdout);
+    let results = folder.path().join("fp8gemm-studies/promotion-interval");
+    for file in ["study.json", "intervals.csv", "bias.svg"] {
+        assert!(results.join(file).is_file(), "{file}");
+    }
+
+    let before = fs::read(results.join("study.json")).unwrap();
+    let again = fp8gemm(folder.path(), &["study", "run", "promotion-interval", "--quick", "--seed", "2"]);
+    assert_eq!(again.code, 2);
+    assert_eq!(again.stderr.lines().count(), 1, "{}", again.stderr);
+    assert!(again.stderr.contains("--force"), "{}", again.stderr);
+    assert_eq!(fs::read(results.join("study.json")).unwrap(), before);
+    let forced = fp8gemm(folder.path(), &["study", "run", "promotion-interval", "--quick", "--seed", "2", "--force"]);
+    assert_eq!(forced.code, 0, "{}", forced.stderr);
+    assert_ne!(fs::read(results.join("study.json")).unwrap(), before);
+    let kept = fp8gemm(folder.path(), &["study", "run", "promotion-interval", "--quick", "--missing"]);
+    assert!(kept.code == 0 && kept.stdout.contains("left alone"), "{}", kept.stdout);
+
+    assert_eq!(fp8gemm(folder.path(), &["study", "report"]).code, 0);
+    let page = fs::read_to_string(folder.path().join("fp8gemm-studies/report.html")).unwrap();
+    assert!(page.contains("<svg") && page.contains("--seed 2 --quick"));
+    // One page that loads nothing.
+    assert!(!page.contains("src=") && !page.contains("<link"));
+    let text = fs::read_to_string(folder.path().join("fp8gemm-studies/report.md")).unwrap();
+    assert!(text.contains("](promotion-interval/bias.svg)"));
+    assert_eq!(fp8gemm(folder.path(), &["study", "report"]).code, 2);
+    assert_eq!(fp8gemm(folder.path(), &["study", "report", "--force"]).code, 0);
+}
+
+/// Breaks if `--json` is no longer one document with the outcome in it.
+#[test]
+fn json_is_one_document() {
+    let folder = tempdir().unwrap();
+    let run = fp8gemm(folder.path(), &["study", "run", "formats", "--quick", "--out", "x", "--json"]);
+    let document: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(document["studies"][0]["outcome"]["study"], "formats");
+    let list = fp8gemm(folder.path(), &["study", "list", "--json"]);
+    let document: serde_json::Value = serde_json::from_str(&list.stdout).unwrap();
+    assert!(document["studies"].as_array().unwrap().len() >= 5);
+}
+
+/// Breaks if bad input is not one clear line with exit code 2, or leaves something behind.
+#[test]
+fn bad_input_is_refused() {
+    let folder = tempdir().unwrap();
+    fs::write(folder.path().join("file"), "").unwrap();
+    fs::create_dir_all(folder.path().join("broken/formats")).unwrap();
+    fs::write(folder.path().join("broken/formats/study.json"), "{").unwrap();
+    for (arguments, expected) in [
+        (&["study", "run", "nonsense"][..], "promotion-interval"),
+        (&["study", "run"], "required"),
+        (&["study", "report"], "no results"),
+        (&["study", "report", "--out", "broken"], "study.json"),
+        (&["study", "run", "formats", "--out", "file"], "not a folder"),
+        (&["study", "run", "formats", "--out", "broken"], "--force"),
+        (&["study", "all", "--seed", "-1"], "--seed"),
+    ] {
+        let run = fp8gemm(folder.path(), arguments);
+        assert_eq!((run.code, run.stdout.as_str()), (2, ""), "{arguments:?}: {}", run.stderr);
+        assert_eq!(run.stderr.lines().count(), 1, "{arguments:?}: {}", run.stderr);
+        assert!(run.stderr.contains(expected), "{arguments:?}: {}", run.stderr);
+    }
+    assert!(!folder.path().join("fp8gemm-studies").exists());
+}

@@ -26,8 +26,8 @@ pub enum Cell {
 
 impl Cell {
     /// A bit pattern of so many hexadecimal digits.
-    pub fn bits(pattern: impl Into<u64>, digits: u8) -> Self {
-        Self::Bits { pattern: pattern.into(), digits }
+    pub fn bits(pattern: u64, digits: u8) -> Self {
+        Self::Bits { pattern, digits }
     }
 
     /// `sum (i + 1) bits(x_i) mod 2^64` over the elements in row-major order: any one bit that changes
@@ -109,6 +109,6 @@ impl From<f64> for Cell {
 /// An f32 as its bits.
 impl From<f32> for Cell {
     fn from(value: f32) -> Self {
-        Self::bits(value.to_bits(), 8)
+        Self::bits(u64::from(value.to_bits()), 8)
     }
 }

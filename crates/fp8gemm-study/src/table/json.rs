@@ -75,7 +75,7 @@ mod tests {
     fn tables_survive_json() {
         let mut table = Table::new("t", "title").text("a", "").count("b", "").bits("c", "").float("d", "dB", "x");
         for figure in [0.1 + 0.2, f64::INFINITY, f64::NEG_INFINITY, 5e-324, -0.0, 3.0] {
-            table.push([Cell::from("x,\"y"), Cell::from(7u64), Cell::bits(0xAu8, 4), Cell::from(figure)]).unwrap();
+            table.push([Cell::from("x,\"y"), Cell::from(7u64), Cell::bits(0xA, 4), Cell::from(figure)]).unwrap();
         }
         table.push([Cell::Missing, Cell::Missing, Cell::Missing, Cell::Missing]).unwrap();
         let text = serde_json::to_string(&table).unwrap();

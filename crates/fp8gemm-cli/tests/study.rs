@@ -71,7 +71,7 @@ fn bad_input_is_refused() {
         (&["study", "report", "--out", "broken"], "study.json"),
         (&["study", "run", "formats", "--out", "file"], "not a folder"),
         (&["study", "run", "formats", "--out", "broken"], "--force"),
-        (&["study", "all", "--seed", "-1"], "--seed"),
+        (&["study", "all", "--seed", "x"], "--seed"),
     ] {
         let run = fp8gemm(folder.path(), arguments);
         assert_eq!((run.code, run.stdout.as_str()), (2, ""), "{arguments:?}: {}", run.stderr);

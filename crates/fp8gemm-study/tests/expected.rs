@@ -32,7 +32,7 @@ fn expected() -> &'static Path {
 fn same_figure(found: &str, expected: &str) -> bool {
     match (found.parse::<f64>(), expected.parse::<f64>()) {
         // Six significant digits.
-        (Ok(x), Ok(y)) if x.is_finite() && y.is_finite() => (x - y).abs() <= 5e-6 * y.abs(),
+        (Ok(x), Ok(y)) if x.is_finite() && y.is_finite() => (x - y).abs() <= 1e-6 * y.abs(),
         _ => found == expected,
     }
 }

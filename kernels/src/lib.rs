@@ -10,6 +10,10 @@
 //! | [`QUANTIZE`] | `[rows, K]` numbers to FP8 codes and block scales |
 //! | [`TRANSPOSE`] | the same from `[K, rows]`, and the transposition of FP8 codes |
 //! | [`REPACK`] | FP8 codes to rows of multiples of 16 bytes |
+//! | [`INSTRUCTION`] | what the next two share, which probe the hardware: fragments and where they lie |
+//! | [`WGMMA`] | one `wgmma`, or a chain of them, on many tiles |
+//! | [`MMA`] | the same of `mma.sync` |
+//! | [`SCALAR`] | f32 instructions, additions in memory and casts on given bits |
 //!
 //! They include no header and name no path: a translation unit is the constants of one
 //! configuration, then these texts in this order. `fp8gemm-jit` assembles and compiles it.
@@ -39,3 +43,15 @@ pub const TRANSPOSE: &str = include_str!("transpose.cu");
 
 /// The kernel `fp8gemm_repack`.
 pub const REPACK: &str = include_str!("repack.cu");
+
+/// Arguments and fragments of the kernels that run single instructions.
+pub const INSTRUCTION: &str = include_str!("instruction.cuh");
+
+/// The kernel `fp8gemm_wgmma`.
+pub const WGMMA: &str = include_str!("wgmma.cu");
+
+/// The kernel `fp8gemm_mma`.
+pub const MMA: &str = include_str!("mma.cu");
+
+/// The kernel `fp8gemm_scalar`.
+pub const SCALAR: &str = include_str!("scalar.cu");

@@ -5,10 +5,9 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, result};
-use cudarc::nvrtc::Ptx;
 use fp8gemm_jit::{BASE_OPTIONS, Compiler, ElementwiseKernel, Unit};
 
-use crate::kernel::bind;
+use crate::kernel::{bind, load_function};
 use crate::{Gpu, HopperError};
 
 /// The kernels' one parameter; `struct Arguments` of `elementwise.cuh`.
@@ -43,14 +42,8 @@ impl Elementwise {
         let (source, configuration) = (kernel.source(), kernel.to_string());
         let symbol = kernel.symbol();
         let unit = Unit { source: &source, kernel: symbol, configuration: &configuration, options: &BASE_OPTIONS };
-        let cubin = compiler.cubin(&unit)?;
-        let context = Arc::clone(gpu.context());
-        bind(&context)?;
-        let module =
-            context.load_module(Ptx::from_binary(cubin.to_vec())).map_err(HopperError::cuda("cuModuleLoadData"))?;
-        let function = module.load_function(symbol).map_err(HopperError::cuda("cuModuleGetFunction"))?;
-        tracing::debug!(%kernel, device = gpu.info().ordinal, "kernel loaded");
-        Ok(Self { kernel, function, context })
+        let function = load_function(gpu, compiler, &unit)?;
+        Ok(Self { kernel, function, context: Arc::clone(gpu.context()) })
     }
 
     pub(crate) fn context(&self) -> &Arc<CudaContext> {

@@ -46,12 +46,7 @@ impl Kernel {
     fn compile(gpu: &Gpu, compiler: &Compiler, config: &KernelConfig) -> Result<Self, HopperError> {
         let (source, configuration) = (config.source(), config.kernel_name());
         let unit = Unit { source: &source, kernel: KERNEL, configuration: &configuration, options: &BASE_OPTIONS };
-        let cubin = compiler.cubin(&unit)?;
-        let context = Arc::clone(gpu.context());
-        bind(&context)?;
-        let module =
-            context.load_module(Ptx::from_binary(cubin.to_vec())).map_err(HopperError::cuda("cuModuleLoadData"))?;
-        let function = module.load_function(KERNEL).map_err(HopperError::cuda("cuModuleGetFunction"))?;
+        let function = load_function(gpu, compiler, &unit)?;
         function
             .set_attribute(
                 sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
@@ -59,8 +54,7 @@ impl Kernel {
                 config.shared_bytes() as i32,
             )
             .map_err(HopperError::cuda("cuFuncSetAttribute"))?;
-        tracing::debug!(%config, device = gpu.info().ordinal, "kernel loaded");
-        Ok(Self { function, context })
+        Ok(Self { function, context: Arc::clone(gpu.context()) })
     }
 
     pub(crate) fn context(&self) -> &Arc<CudaContext> {
@@ -70,6 +64,18 @@ impl Kernel {
     pub(crate) fn handle(&self) -> sys::CUfunction {
         self.function.cu_function()
     }
+}
+
+/// Compiles, or takes from the cache, and loads. The function keeps its module, and the context.
+pub(crate) fn load_function(gpu: &Gpu, compiler: &Compiler, unit: &Unit<'_>) -> Result<CudaFunction, HopperError> {
+    let cubin = compiler.cubin(unit)?;
+    let context = gpu.context();
+    bind(context)?;
+    let module =
+        context.load_module(Ptx::from_binary(cubin.to_vec())).map_err(HopperError::cuda("cuModuleLoadData"))?;
+    let function = module.load_function(unit.kernel).map_err(HopperError::cuda("cuModuleGetFunction"))?;
+    tracing::debug!(kernel = unit.configuration, device = gpu.info().ordinal, "kernel loaded");
+    Ok(function)
 }
 
 /// Makes `context` the thread's current one. cudarc's own function would also return, as ours, an

@@ -15,6 +15,7 @@
 //! | [`Plan::prepare`], [`Prepared::launch`] | raw pointers: checked and encoded; then one driver call |
 //! | [`QuantizePlan`] | bf16, f16 or f32 to FP8 codes and block scales, transposing if need be |
 //! | [`RelayoutPlan`], [`DeviceStep`] | FP8 codes transposed or repacked for the GEMM, and what a step costs |
+//! | [`Probe`] | single instructions on many tiles of host data: what the hardware does |
 //! | [`gemm_on_gpu`] | host matrices in, host matrix out; quantises on the GPU what is not FP8 |
 //!
 //! Nothing of CUDA is needed to build. At run time: the NVIDIA driver, and NVRTC or a cache of
@@ -51,6 +52,7 @@ mod layout;
 mod on_device;
 mod operands;
 mod plan;
+mod probe_kernel;
 mod quantize;
 mod relayout;
 mod scales;
@@ -70,6 +72,7 @@ pub use layout::{DeviceStep, GemmLayout, OperandLayout, StepBytes};
 pub use on_device::QuantizedOnGpu;
 pub use operands::{DeviceMatrix, Operands};
 pub use plan::{Plan, PlanOptions};
+pub use probe_kernel::Probe;
 pub use quantize::{Quantization, QuantizeOperands, QuantizePlan};
 pub use relayout::RelayoutPlan;
 pub use scales::ScaleForm;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::config::KernelConfig;
 use crate::cubin::Architecture;
 use crate::nvrtc::Attempts;
+use crate::probe::ProbeKernel;
 use crate::report::Defect;
 
 /// Why a kernel could not be compiled, judged, stored or read back.
@@ -108,6 +109,18 @@ pub enum JitError {
     Config {
         /// The configuration.
         config: KernelConfig,
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: u32,
+        /// The rule it breaks.
+        rule: &'static str,
+    },
+    /// A single instruction that the hardware does not have.
+    #[error("instruction {kernel}: {field} is {value}, but {rule}")]
+    Probe {
+        /// The kernel.
+        kernel: ProbeKernel,
         /// The field.
         field: &'static str,
         /// Its value.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`KernelConfig`] | the constants of one kernel, and its source |
 //! | [`ElementwiseKernel`] | the constants of a kernel that quantises or transposes, and its source |
+//! | [`ProbeKernel`] | kernels that run single instructions, to find out what the hardware does |
 //! | [`choose`] | picks a configuration for a problem and a GPU, and says why |
 //! | [`Nvrtc`] | finds and loads NVIDIA's run-time compiler, and compiles a source for `sm_90a` |
 //! | [`Report`] | reads what ptxas says: registers, stack, spills, serialised `wgmma`; rejects bad kernels |
@@ -41,9 +42,11 @@ mod cubin;
 mod elementwise;
 mod error;
 mod nvrtc;
+mod probe;
 mod report;
 pub mod sass;
 mod source;
+mod wgmma;
 
 pub use cache::{CACHE_VARIABLE, Cache, Cleared, Imported, Key, Listed, Metadata, cache_root};
 pub use choose::{Choice, Estimate, choose, streams, tiles, tma_can_store};
@@ -53,5 +56,6 @@ pub use cubin::{Architecture, Cubin, CubinKernel};
 pub use elementwise::{BlockScales, ElementwiseKernel, QuantizeKernel};
 pub use error::JitError;
 pub use nvrtc::{Attempt, Attempts, BASE_OPTIONS, Compiled, NVRTC_VARIABLE, Nvrtc, Place};
+pub use probe::{ProbeAccumulator, ProbeKernel};
 pub use report::{Defect, FunctionReport, KernelReport, LocalMemory, Remark, Report};
 pub use source::KERNEL;

@@ -5,6 +5,7 @@ use core::fmt::Write;
 use fp8gemm_problem::OutputType;
 
 use crate::config::{Accumulation, KernelConfig, KernelScales, Schedule, Store};
+use crate::wgmma::Wgmma;
 
 /// The kernel's symbol, the same in every configuration.
 pub const KERNEL: &str = "fp8gemm";
@@ -16,11 +17,17 @@ impl KernelConfig {
         let mut text = format!("// fp8gemm {}\n", self.kernel_name());
         text.push_str(fp8gemm_kernels::PTX);
         text.push_str(&self.constants());
-        text.push_str(&self.wgmma());
+        text.push_str(&self.wgmma().text());
         text.push_str(fp8gemm_kernels::SCHEDULE);
         text.push_str(fp8gemm_kernels::EPILOGUE);
         text.push_str(fp8gemm_kernels::GEMM);
         text
+    }
+
+    /// The one shape of this kernel.
+    fn wgmma(&self) -> Wgmma {
+        let Self { a, b, block_n: n, .. } = *self;
+        Wgmma { n, a, b, f16: false, a_in_registers: false, negate: [false, false] }
     }
 
     fn constants(&self) -> String {
@@ -63,40 +70,6 @@ impl KernelConfig {
             let _ = writeln!(text, "constexpr u32 {name} = {value};");
         }
         text
-    }
-
-    /// The one `wgmma` shape of this kernel, with its accumulators as named registers: PTX has no
-    /// arrays. Descriptors are passed by their low words; the high word is the same for all
-    /// (1,024 bytes between groups of 8 rows, 128-byte swizzle).
-    fn wgmma(&self) -> String {
-        let registers = self.block_n / 2;
-        let list = |item: &dyn Fn(u32) -> String| (0..registers).map(item).collect::<Vec<_>>().join(", ");
-        let outputs = list(&|i| format!("%{i}"));
-        let operands = list(&|i| format!("\"+f\"(d[{i}])"));
-        let (a, b, accumulate) = (registers, registers + 1, registers + 2);
-        format!(
-            r#"
-// The low word of a shared-memory descriptor; addresses fit its 14 bits of 16-byte units.
-DEVICE u32 descriptor(u32 address) {{ return (address & 0x3FFFF) >> 4 | 1 << 16; }}
-
-// d = A B^T (+ d): 64 rows, {n} columns, 32 of K.
-DEVICE void wgmma(float (&d)[{registers}], u32 a, u32 b, bool accumulate) {{
-    asm volatile(
-        "{{ .reg .pred p; .reg .b64 da, db; .reg .b32 high;"
-        " setp.ne.b32 p, %{accumulate}, 0;"
-        " mov.b32 high, 0x40000040; mov.b64 da, {{%{a}, high}}; mov.b64 db, {{%{b}, high}};"
-        " wgmma.mma_async.sync.aligned.m64n{n}k32.f32.{ta}.{tb} {{{outputs}}}, da, db, p, 1, 1; }}"
-        : {operands}
-        : "r"(a), "r"(b), "r"(u32(accumulate)));
-}}
-
-// ---- the kernel ----
-
-"#,
-            n = self.block_n,
-            ta = self.a,
-            tb = self.b,
-        )
     }
 }
 

@@ -32,7 +32,7 @@ impl Kernel {
         }
         // Not under the lock: compiling takes long. Two threads may load the same kernel; the
         // second to come here takes the first's.
-        let kernel = Arc::new(Self::compile(gpu, compiler, config)?);
+        let kernel = Arc::new(Self::compile(gpu, compiler, config, &config.source(), &config.kernel_name())?);
         Ok(with_loaded(|loaded| {
             if let Some(first) = loaded.get(&key).and_then(Weak::upgrade) {
                 return first;
@@ -43,9 +43,15 @@ impl Kernel {
         }))
     }
 
-    fn compile(gpu: &Gpu, compiler: &Compiler, config: &KernelConfig) -> Result<Self, HopperError> {
-        let (source, configuration) = (config.source(), config.kernel_name());
-        let unit = Unit { source: &source, kernel: KERNEL, configuration: &configuration, options: &BASE_OPTIONS };
+    /// A kernel of its own, from this source.
+    pub(crate) fn compile(
+        gpu: &Gpu,
+        compiler: &Compiler,
+        config: &KernelConfig,
+        source: &str,
+        name: &str,
+    ) -> Result<Self, HopperError> {
+        let unit = Unit { source, kernel: KERNEL, configuration: name, options: &BASE_OPTIONS };
         let function = load_function(gpu, compiler, &unit)?;
         function
             .set_attribute(

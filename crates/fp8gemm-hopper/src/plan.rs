@@ -110,13 +110,39 @@ impl Plan {
         Self::load(gpu, compiler, problem, config)
     }
 
+    /// The same with a kernel that is wrong on purpose: for scoring tests, nothing else. Some write beyond
+    /// D's last row or column: launch them on memory that has room there.
+    ///
+    /// # Errors
+    /// As [`with_config`](Self::with_config), and [`HopperError::Unsupported`] where the configuration has
+    /// no such part.
+    #[cfg(feature = "mutants")]
+    pub fn mutant(
+        gpu: &Gpu,
+        compiler: &Compiler,
+        problem: &Problem,
+        config: KernelConfig,
+        mutant: fp8gemm_jit::mutants::KernelMutant,
+    ) -> Result<Self, HopperError> {
+        check_config(problem, &config, &choose(problem, gpu.sms())?.config(), gpu.sms())?;
+        let source = mutant.source(&config).filter(|_| mutant.applies(&config));
+        let rule = "the mutant changes nothing in this configuration";
+        let source = source.ok_or(HopperError::Unsupported { problem: *problem, rule })?;
+        let name = format!("{mutant}, wrong on purpose, of {}", config.kernel_name());
+        check_sizes(problem, &config)?;
+        Ok(Self::of(gpu, problem, config, Arc::new(Kernel::compile(gpu, compiler, &config, &source, &name)?)))
+    }
+
     fn load(gpu: &Gpu, compiler: &Compiler, problem: &Problem, config: KernelConfig) -> Result<Self, HopperError> {
         check_sizes(problem, &config)?;
-        let kernel = Kernel::load(gpu, compiler, &config)?;
+        Ok(Self::of(gpu, problem, config, Kernel::load(gpu, compiler, &config)?))
+    }
+
+    fn of(gpu: &Gpu, problem: &Problem, config: KernelConfig, kernel: Arc<Kernel>) -> Self {
         tracing::debug!(%problem, %config, device = gpu.info().ordinal, "plan");
         let forms = [(Side::A, problem.a), (Side::B, problem.b)]
             .map(|(side, operand)| ScaleForm::of(config.scales, side, operand.scales));
-        Ok(Self { problem: *problem, config, forms, sms: gpu.sms(), kernel })
+        Self { problem: *problem, config, forms, sms: gpu.sms(), kernel }
     }
 
     /// What it computes.

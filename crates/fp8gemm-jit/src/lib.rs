@@ -41,6 +41,8 @@ mod config;
 mod cubin;
 mod elementwise;
 mod error;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 mod nvrtc;
 mod probe;
 mod report;

@@ -6,6 +6,7 @@
 mod accumulation;
 mod formats;
 mod k_sweep;
+mod mean_shift;
 mod positive;
 mod promotion;
 mod sweep;
@@ -13,6 +14,7 @@ mod sweep;
 pub use accumulation::accumulation;
 pub use formats::formats;
 pub use k_sweep::k_sweep;
+pub use mean_shift::mean_shift;
 pub use positive::positive;
 pub use promotion::promotion;
 
@@ -24,6 +26,7 @@ pub const ALL: &[Study] = &[
     promotion::STUDY,
     k_sweep::STUDY,
     positive::STUDY,
+    mean_shift::STUDY,
     formats::STUDY,
 ];
 

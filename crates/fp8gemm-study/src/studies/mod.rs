@@ -4,6 +4,8 @@
 //! three lists below.
 
 mod accumulation;
+mod accumulators;
+mod cores;
 mod formats;
 mod k_sweep;
 mod mean_shift;
@@ -12,6 +14,7 @@ mod promotion;
 mod sweep;
 
 pub use accumulation::accumulation;
+pub use accumulators::accumulators;
 pub use formats::formats;
 pub use k_sweep::k_sweep;
 pub use mean_shift::mean_shift;
@@ -27,6 +30,7 @@ pub const ALL: &[Study] = &[
     k_sweep::STUDY,
     positive::STUDY,
     mean_shift::STUDY,
+    accumulators::STUDY,
     formats::STUDY,
 ];
 

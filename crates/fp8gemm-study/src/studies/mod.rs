@@ -5,8 +5,10 @@
 
 mod accumulation;
 mod accumulators;
+mod attention;
 mod cores;
 mod formats;
+mod fraction_bits;
 mod k_sweep;
 mod mean_shift;
 mod positive;
@@ -15,7 +17,9 @@ mod sweep;
 
 pub use accumulation::accumulation;
 pub use accumulators::accumulators;
+pub use attention::attention;
 pub use formats::formats;
+pub use fraction_bits::fraction_bits;
 pub use k_sweep::k_sweep;
 pub use mean_shift::mean_shift;
 pub use positive::positive;
@@ -31,6 +35,8 @@ pub const ALL: &[Study] = &[
     positive::STUDY,
     mean_shift::STUDY,
     accumulators::STUDY,
+    fraction_bits::STUDY,
+    attention::STUDY,
     formats::STUDY,
 ];
 

@@ -9,9 +9,12 @@ mod attention;
 mod cores;
 mod formats;
 mod fraction_bits;
+mod fttn;
 mod k_sweep;
 mod mean_shift;
+mod order;
 mod positive;
+mod probe;
 mod promotion;
 mod sweep;
 
@@ -20,8 +23,10 @@ pub use accumulators::accumulators;
 pub use attention::attention;
 pub use formats::formats;
 pub use fraction_bits::fraction_bits;
+pub use fttn::fttn;
 pub use k_sweep::k_sweep;
 pub use mean_shift::mean_shift;
+pub use order::order;
 pub use positive::positive;
 pub use promotion::promotion;
 
@@ -37,6 +42,8 @@ pub const ALL: &[Study] = &[
     accumulators::STUDY,
     fraction_bits::STUDY,
     attention::STUDY,
+    order::STUDY,
+    fttn::STUDY,
     formats::STUDY,
 ];
 

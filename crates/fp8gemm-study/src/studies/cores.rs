@@ -26,3 +26,22 @@ pub(super) fn toward_zero(x: f64) -> f32 {
     let nearest = x as f32;
     if f64::from(nearest).abs() > x.abs() { f32::from_bits(nearest.to_bits() - 1) } else { nearest }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Breaks if an exact f32 is moved, or a value between two is not cut to the smaller magnitude.
+    #[test]
+    fn toward_zero_cuts() {
+        let next = f32::from_bits(1.0f32.to_bits() + 1);
+        let between = |share: f64| 1.0 + share * (f64::from(next) - 1.0);
+        for sign in [1.0, -1.0f32] {
+            let cut = |x: f64| toward_zero(f64::from(sign) * x) * sign;
+            assert_eq!(cut(1.0), 1.0);
+            assert_eq!([cut(between(0.3)), cut(between(0.5)), cut(between(0.9))], [1.0; 3]);
+            assert_eq!(cut(between(1.0)), next);
+            assert_eq!(cut(0.0), 0.0);
+        }
+    }
+}

@@ -11,7 +11,7 @@ pub(super) const STUDY: Study = Study {
     title: "One row, many answers; and the tree of a sum",
     question: "Which answers do tensor cores give to the same row of numbers, and what do their outputs alone say about \
                terms summed at once, fraction bits and order?",
-    takes: "one row of 16 products on seven tensor cores; probes of fraction bits; the summation tree of 64 products on \
+    takes: "one row of 16 products, and feature tests of FTTN, on seven tensor cores; probes of fraction bits; the summation tree of 64 products on \
             each core, and of K = 512 under six policies",
     run: fttn,
 };
@@ -30,13 +30,23 @@ const CORES: [(&str, TensorCore); 7] = [
 const DEPTHS: core::ops::RangeInclusive<i32> = 10..=28;
 /// The depth of the row that findings quote: between Ampere's and Hopper's last bit.
 const QUOTED: &str = "25";
+/// Feature tests of FTTN for f16 inputs and f32 results (`fp16in.cpp` of its repository): name,
+/// products, c.
+const FEATURES: [(&str, &[f64], f32); 4] = [
+    // 1 - (1 - 2^-24): 2^-24 with an extra bit, 2^-23 without.
+    ("one extra bit", &[1.0], f32::from_bits(0xBF7F_FFFF)),
+    // 1.25 - (2^-3 + 2^-25): just below 1.125 with two extra bits, 1.125 with one.
+    ("two extra bits", &[1.25], f32::from_bits(0xBE00_0002)),
+    ("monotonicity, c = 2^25 - 2", &[1.0; 8], 33_554_430.0),
+    ("monotonicity, c = 2^25", &[1.0; 8], 33_554_432.0),
+];
 /// Products whose tree is revealed: two instructions of the widest core.
 const LEAVES: usize = 64;
 
 /// Runs the study: a cancelling row, and the tree, from outputs alone.
 ///
 /// `row`: 16 products, c = 0: `+2^16` first, `-2^16` last, 14 of `1.5 * 2^(16 - n)` between. Exact is
-/// `21 * 2^(16 - n)`. `cores`: what probes find, beside what the model was given. `trees` and
+/// `21 * 2^(16 - n)`. `features`: tests of FTTN whose inputs are public. `cores`: what probes find, beside what the model was given. `trees` and
 /// `policies`: for each leaf j the number of leaves below the node at which leaf 0 and leaf j meet, as
 /// FPRev finds it: with `+M` at 0, `-M` at j and small equal terms elsewhere, exactly the small terms
 /// that are added after the two have met are still in the sum.
@@ -99,6 +109,23 @@ pub fn fttn(settings: &Settings) -> Result<Outcome, StudyError> {
             Cell::from(u64::from(core.fraction_bits)),
         ])?;
     }
+    let mut features = Table::new("features", "Feature tests of FTTN, products and c as in its source")
+        .text("test", "what it is for; eight products of 1 in the last two")
+        .text("core", "tensor core")
+        .bits("c", "f32")
+        .bits("result", "f32")
+        .float("above", "", "result minus the exact sum")
+        .float("value", "", "the result");
+    for (test, products, c) in FEATURES {
+        for (name, core) in CORES {
+            let result = probe::sum_from(&core, products, c)?;
+            // A few numbers of at most 26 bits: exact in f64.
+            let exact = products.iter().sum::<f64>() + f64::from(c);
+            let figures = [f64::from(result) - exact, f64::from(result)].map(Cell::from);
+            let texts = [Cell::from(test), Cell::from(name), Cell::from(c), Cell::from(result)];
+            features.push(texts.into_iter().chain(figures))?;
+        }
+    }
     let mut policies = Table::new("policies", "The tree of a whole sum on Hopper FP8, K = 512, without scales")
         .text("policy", "accumulation policy")
         .text("sizes of leaf 0", "leaves below each node on the way from the first leaf to the root")
@@ -110,7 +137,7 @@ pub fn fttn(settings: &Settings) -> Result<Outcome, StudyError> {
         let texts = [policy.to_owned(), probe::text(&first), probe::text(&last)].map(Cell::from);
         policies.push(texts.into_iter().chain([Cell::from(first.len())]))?;
     }
-    findings(&mut outcome, &rows, &found)?;
+    findings(&mut outcome, &rows, &features, &found)?;
     for (name, title, inputs) in [
         ("f16", "Share of small terms that survives the cancelling of large ones: f16", "f16"),
         ("fp8", "Share of small terms that survives the cancelling of large ones: FP8", "FP8"),
@@ -124,11 +151,11 @@ pub fn fttn(settings: &Settings) -> Result<Outcome, StudyError> {
             .y(["terms at once", "fraction bits", "result bits"], Scale::Linear)
             .y_label("terms, bits"),
     );
-    outcome.tables.extend([rows, found, policies]);
+    outcome.tables.extend([rows, features, found, policies]);
     Ok(outcome)
 }
 
-fn findings(outcome: &mut Outcome, rows: &Table, found: &Table) -> Result<(), StudyError> {
+fn findings(outcome: &mut Outcome, rows: &Table, features: &Table, found: &Table) -> Result<(), StudyError> {
     let value = |core: &str, depth: &str| rows.figure(&[("core", core), ("n", depth)], "value");
     let answers = |depth: &str| {
         let texts = CORES.iter().map(|(name, _)| Ok::<_, StudyError>(format!("{name} {}", value(name, depth)?)));
@@ -140,6 +167,20 @@ fn findings(outcome: &mut Outcome, rows: &Table, found: &Table) -> Result<(), St
          rest: a term is whole, loses its lower bit, or is gone. Where the row takes two steps of 8 the running sum is \
          rounded to f32 between them, and a little more is lost.",
         answers(QUOTED)?
+    ));
+    let feature = |test: usize, core: &str| features.figure(&[("test", FEATURES[test].0), ("core", core)], "value");
+    let mut not_monotonic = Vec::new();
+    for (name, _) in CORES {
+        if feature(2, name)? > feature(3, name)? {
+            not_monotonic.push(name);
+        }
+    }
+    outcome.finding(format!(
+        "FTTN's own test of monotonicity, eight products of 1 and c = 2^25 - 2 against 2^25: the smaller c gives the larger \
+         sum on {} (there {} against {}). A larger c moves the last bit that is kept above the products.",
+        not_monotonic.join(" and "),
+        feature(2, not_monotonic.first().copied().unwrap_or_default())?,
+        feature(3, not_monotonic.first().copied().unwrap_or_default())?,
     ));
     let text = |core: &str, column: &str| found.figure(&[("core", core)], column);
     let agree = CORES.iter().map(|(name, _)| {
@@ -162,10 +203,10 @@ fn findings(outcome: &mut Outcome, rows: &Table, found: &Table) -> Result<(), St
         source: "FTTN, arXiv 2403.00232, abstract".to_owned(),
         ours: format!("for a row of our own (exact 21): {}", answers(QUOTED)?),
         comparable: Comparable::No,
-        note: "The matrix is not in the abstract nor in the files of the public repository that we could read (they hold the \
-               feature tests), so 191.875 is not reproduced. Our row is of the same kind: large terms cancel, and what \
-               is left says how many bits below them the core keeps. As published, Volta and Ampere lose what Hopper \
-               keeps in part."
+        note: "The matrix is neither in the abstract nor in the public repository's f16 tests, and the full text was not at \
+               hand, so 191.875 is not reproduced. Our row is of the same kind: large terms cancel, and what is left \
+               says how many bits below them the core keeps. As published, Volta and Ampere lose what Hopper keeps in \
+               part. The tests in `features` are the paper's; its results for them we have not seen."
             .to_owned(),
     });
     outcome.published.push(Published {

@@ -39,8 +39,13 @@ fn factors(x: f64) -> (f64, f64) {
     (x / f64::powi(2.0, half), f64::powi(2.0, half))
 }
 
-/// A sum of products with these values.
+/// A sum of products with these values, from 0.
 fn sum(core: &TensorCore, products: &[f64]) -> Result<f32, StudyError> {
+    sum_from(core, products, 0.0)
+}
+
+/// The same from `c`.
+pub(super) fn sum_from(core: &TensorCore, products: &[f64], c: f32) -> Result<f32, StudyError> {
     let (a, b): (Vec<_>, Vec<_>) = products
         .iter()
         .map(|product| {
@@ -48,7 +53,7 @@ fn sum(core: &TensorCore, products: &[f64]) -> Result<f32, StudyError> {
             (operand(a), operand(b))
         })
         .unzip();
-    Ok(f32::from_bits(core.dot(&a, &b, 0)?))
+    Ok(f32::from_bits(core.dot(&a, &b, c.to_bits())?))
 }
 
 /// The row of the study `fttn`.

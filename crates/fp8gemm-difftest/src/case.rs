@@ -116,8 +116,7 @@ impl Case {
         let size = self.k_block();
         let take = |x: &ScaledMatrix| -> Result<ScaledMatrix, DifftestError> {
             let k = x.columns();
-            let columns: Vec<usize> =
-                blocks.iter().flat_map(|block| block * size..k.min((block + 1) * size)).collect();
+            let columns: Vec<usize> = blocks.iter().flat_map(|block| block * size..k.min((block + 1) * size)).collect();
             let codes = x.codes().select(Axis(1), &columns);
             let scales = match x.layout().k_block() {
                 None => x.scales().to_owned(),

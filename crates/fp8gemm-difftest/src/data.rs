@@ -127,7 +127,7 @@ impl Codes<'_> {
             return wide(format, rng);
         }
         // Where one side is zero, the other may be as large as it likes.
-        if self.first == (column % 3 == 0) { sign(rng) } else { format.max_code() | sign(rng) }
+        if self.first == column.is_multiple_of(3) { sign(rng) } else { format.max_code() | sign(rng) }
     }
 
     fn cancelling(&self, format: Fp8Format, before: Option<u8>, rng: &mut TestRng) -> u8 {
@@ -204,9 +204,7 @@ fn scale(regime: ScaleRegime, count: usize, rng: &mut TestRng) -> f32 {
         ScaleRegime::Huge => ordinary * 1e36,
         ScaleRegime::Subnormal => f32::from_bits(rng.random_range(1u32..1 << 24)),
         ScaleRegime::Zero if rare => [0.0, -0.0, -ordinary][rng.random_range(0..3usize)],
-        ScaleRegime::NonFinite if rare => {
-            [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][rng.random_range(0..3usize)]
-        }
+        ScaleRegime::NonFinite if rare => [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][rng.random_range(0..3usize)],
         ScaleRegime::Ordinary | ScaleRegime::Zero | ScaleRegime::NonFinite => ordinary,
     }
 }

@@ -6,13 +6,13 @@ use fp8gemm_problem::{OutputType, Problem};
 use fp8gemm_sim::{Matrix, MatrixView};
 use half::{bf16, f16};
 use ndarray::{Array2, ArrayView2, ShapeBuilder};
-use proptest::test_runner::{RngAlgorithm, TestRng};
 use proptest::prelude::RngExt;
+use proptest::test_runner::{RngAlgorithm, TestRng};
 
 use crate::{Case, DifftestError};
 
 /// Bytes before and after each matrix: more than a tile of the widest rows here.
-const GUARD: usize = 1 << 13;
+const GUARD: usize = 1 << 15;
 
 /// The alignment that every matrix's memory begins with, before a case's own offset.
 const BASE: usize = 256;
@@ -46,7 +46,14 @@ pub struct Buffer {
 
 impl Buffer {
     /// `data` row by row between guards; everything else is `filler`.
-    fn new(data: &[u8], (rows, columns): (usize, usize), stride: usize, size: usize, offset: usize, filler: u8) -> Self {
+    fn new(
+        data: &[u8],
+        (rows, columns): (usize, usize),
+        stride: usize,
+        size: usize,
+        offset: usize,
+        filler: u8,
+    ) -> Self {
         let extent = rows.saturating_sub(1) * stride * size + columns * size;
         let mut bytes = vec![filler; GUARD + BASE + offset + extent + GUARD];
         // The vector never grows, so its address stays.

@@ -164,13 +164,17 @@ impl<F: FnMut(&Case) -> bool> Search<F> {
         for first in [true, false] {
             let with = |case: &Case, scale: fn(f32) -> f32| -> Option<Case> {
                 let x = if first { &case.a } else { &case.b };
-                let changed = ScaledMatrix::new(x.ty(), x.layout(), x.codes().to_owned(), x.scales().mapv(scale)).ok()?;
+                let changed =
+                    ScaledMatrix::new(x.ty(), x.layout(), x.codes().to_owned(), x.scales().mapv(scale)).ok()?;
                 let (a, b) = if first { (changed, case.b.clone()) } else { (case.a.clone(), changed) };
                 Some(case.with(a, b, case.c.clone()))
             };
-            let changes: [fn(f32) -> f32; 2] = [|_| 1.0, |scale| {
-                if scale.is_normal() { f32::from_bits(scale.to_bits() & 0xFF80_0000) } else { scale }
-            }];
+            let changes: [fn(f32) -> f32; 2] = [
+                |_| 1.0,
+                |scale| {
+                    if scale.is_normal() { f32::from_bits(scale.to_bits() & 0xFF80_0000) } else { scale }
+                },
+            ];
             for change in changes {
                 if self.take(with(&self.best, change)) {
                     break;

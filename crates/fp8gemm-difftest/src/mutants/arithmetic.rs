@@ -20,9 +20,7 @@ pub(super) fn policies() -> Vec<Mutant> {
             let chain = case.problem.policy == Policy::Chain;
             Ok(if chain { case.with_policy(Policy::PROMOTE_128) } else { case.clone() })
         }),
-        Mutant::of_case(Part::Policy, "scales applied one after the other", |case| {
-            as_policy(case, Policy::Cutlass128)
-        }),
+        Mutant::of_case(Part::Policy, "scales applied one after the other", |case| as_policy(case, Policy::Cutlass128)),
         Mutant::of_case(Part::Policy, "K split in two", |case| as_policy(case, Policy::Split { parts: 2 })),
         // The first two blocks change places; the last, which may be short, stays.
         Mutant::of_case(Part::Policy, "promotions out of order", |case| {

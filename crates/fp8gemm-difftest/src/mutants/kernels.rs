@@ -106,9 +106,12 @@ pub(super) fn data() -> Vec<Mutant> {
         after("last column not stored", |d, (_, column), (_, n)| if column + 1 == n { 0.0 } else { d }),
         after("rows of a partial tile not stored", |d, (row, _), (m, _)| if row >= m / 64 * 64 { 0.0 } else { d }),
         // The second CTA of a cluster got no half of B from the first.
-        after("multicast partner dropped", |d, (row, column), _| {
-            if row / 128 % 2 == 1 && column % 128 >= 64 { 0.0 } else { d }
-        }),
+        after(
+            "multicast partner dropped",
+            |d, (row, column), _| {
+                if row / 128 % 2 == 1 && column % 128 >= 64 { 0.0 } else { d }
+            },
+        ),
         Mutant::new(Part::Data, "columns of the second tile from the first", |case| {
             let n = case.problem.n;
             let columns: Vec<usize> = (0..n).map(|n| if n >= 128 { n - 128 } else { n }).collect();

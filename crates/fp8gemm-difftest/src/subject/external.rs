@@ -84,9 +84,8 @@ impl External {
         // SAFETY: the header, whose version is compared below, declares these names with these types;
         // a library that exports something else under them breaks the interface.
         let (version, gemm, name) = unsafe {
-            let version: VersionFn = *library
-                .get::<VersionFn>(b"fp8gemm_external_version\0")
-                .map_err(symbol("fp8gemm_external_version"))?;
+            let version: VersionFn =
+                *library.get::<VersionFn>(b"fp8gemm_external_version\0").map_err(symbol("fp8gemm_external_version"))?;
             let gemm: GemmFn =
                 *library.get::<GemmFn>(b"fp8gemm_external_gemm\0").map_err(symbol("fp8gemm_external_gemm"))?;
             let name: Option<NameFn> = library.get::<NameFn>(b"fp8gemm_external_name\0").ok().map(|name| *name);

@@ -8,6 +8,7 @@ use fp8gemm::formats::FormatError;
 use fp8gemm::jit::JitError;
 use fp8gemm::problem::ProblemError;
 use fp8gemm::sim::SimError;
+use fp8gemm_difftest::DifftestError;
 
 use crate::files::FileError;
 
@@ -51,6 +52,9 @@ pub enum CliError {
     /// Kernels: their choice, compiler, machine code or cache.
     #[error("{}", one_line(.0))]
     Jit(#[from] JitError),
+    /// What could not be tested: regimes, libraries, recordings.
+    #[error(transparent)]
+    Difftest(#[from] DifftestError),
     /// Standard output is gone or full.
     #[error("standard output cannot be written: {0}")]
     Stdout(#[source] io::Error),
@@ -60,7 +64,7 @@ impl CliError {
     /// 3 where the machine lacks something, else 2: wrong usage or input.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Missing { .. } => 3,
+            Self::Missing { .. } | Self::Difftest(DifftestError::NoGpu { .. }) => 3,
             Self::Jit(JitError::NvrtcNotFound { .. } | JitError::NoDisassembler { .. }) => 3,
             _ => 2,
         }

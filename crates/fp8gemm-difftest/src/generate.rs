@@ -11,7 +11,6 @@ use crate::{Case, DataRegime, DifftestError, Only, Origin, ScaleRegime, ShapeReg
 
 /// What problems are made of.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub struct Menu {
     /// Policies; those that are illegal for the scales at hand are not taken.
     pub policies: Vec<Policy>,

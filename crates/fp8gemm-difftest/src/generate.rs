@@ -139,17 +139,22 @@ fn draws(only: Only, menu: Menu) -> impl Strategy<Value = Draw> {
 /// Types, scales, policy and epilogue; sizes of 1.
 fn families(menu: &Menu) -> impl Strategy<Value = Problem> + use<> {
     let policies = menu.policies.clone();
-    let operand = || {
-        let layouts = select(menu.layouts.clone());
-        (select(&OperandType::ALL[..]), layouts).prop_map(|(ty, scales)| OperandSpec { ty, scales })
-    };
+    // A third without block scales: only there a chain is legal.
+    let plain: Vec<ScaleLayout> = menu.layouts.iter().copied().filter(|layout| layout.k_block().is_none()).collect();
+    let plain = if plain.is_empty() { menu.layouts.clone() } else { plain };
+    let pair = |layouts: Vec<ScaleLayout>| (select(layouts.clone()), select(layouts));
+    let layouts = prop_oneof![2 => pair(menu.layouts.clone()), 1 => pair(plain)];
+    let types = || select(&OperandType::ALL[..]);
+    let operands = (types(), types(), layouts).prop_map(|(a, b, (scales_a, scales_b))| {
+        (OperandSpec { ty: a, scales: scales_a }, OperandSpec { ty: b, scales: scales_b })
+    });
     let outputs = || select(&OutputType::ALL[..]);
     let c = prop_oneof![Just(None), outputs().prop_map(Some)];
     let alphas = prop_oneof![3 => Just(1.0f32), 2 => select(&[-0.75f32, 3.1e-5, 1e30, 0.5, 3.0, 0.0, -1.0][..])];
     // Beta 0 with a C: it must not be read.
     let betas = prop_oneof![3 => Just(1.0f32), 2 => select(&[1.5f32, -0.3, -1.0, 1e-30][..]), 1 => Just(0.0f32)];
-    (operand(), operand(), outputs(), c, alphas, betas, any::<prop::sample::Index>()).prop_map(
-        move |(a, b, d, c, alpha, beta, index)| {
+    (operands, outputs(), c, alphas, betas, any::<prop::sample::Index>()).prop_map(
+        move |((a, b), d, c, alpha, beta, index)| {
             let legal: Vec<Policy> =
                 policies.iter().copied().filter(|policy| policy.check(a.scales, b.scales).is_ok()).collect();
             // Scales of 1x32 want promotions as often.

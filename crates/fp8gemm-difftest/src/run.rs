@@ -123,9 +123,10 @@ pub fn run(
         let mut computed: Option<Matrix> = None;
         for (subject, wrong) in subjects.iter_mut().zip(&mut wrong).filter(|(_, wrong)| !**wrong) {
             let mut name = String::new();
-            let mut configuration = 0;
+            let (mut configuration, mut several) = (0, false);
             let outcome = subject.configurations(&case.problem).and_then(|mut configurations| {
                 // Another one for each case, so that all have their turn.
+                several = configurations.len() > 1;
                 configuration = (index % configurations.len().max(1) as u64) as usize;
                 if configuration < configurations.len() {
                     name = configurations.swap_remove(configuration);
@@ -144,7 +145,8 @@ pub fn run(
                     computed.get_or_insert(d.clone());
                     summary.coverage.count("configuration", &name);
                     let property = Property::ALL[(index % Property::ALL.len() as u64) as usize];
-                    if fault.is_none() && options.properties && property.applies(&case) {
+                    let applies = property.applies(&case) && (several || property != Property::Configurations);
+                    if fault.is_none() && options.properties && applies {
                         summary.properties += 1;
                         summary.coverage.count("property", property);
                         property.check(subject.as_mut(), &case, &d, configuration).unwrap_or_else(|error| {

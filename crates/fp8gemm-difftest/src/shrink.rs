@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use fp8gemm_formats::ScaledMatrix;
-use fp8gemm_problem::{Epilogue, OperandType, Problem};
+use fp8gemm_problem::{Epilogue, OperandType, OutputType, Problem};
 use fp8gemm_sim::Matrix;
 use ndarray::Array2;
 
@@ -43,10 +43,11 @@ pub fn shrink(case: &Case, effort: Effort, fails: impl FnMut(&Case) -> bool) -> 
     // Once more from the front where something became smaller: fewer rows may allow fewer columns.
     for _ in 0..4 {
         let before = search.weight();
+        // The epilogue first: what bf16 and a C hide, more terms would have to show.
+        search.epilogue();
         search.rows();
         search.columns();
         search.k();
-        search.epilogue();
         search.scales();
         search.codes();
         if search.weight() == before {
@@ -140,6 +141,10 @@ impl<F: FnMut(&Case) -> bool> Search<F> {
         if p.c.is_some() {
             let problem = Problem { c: None, epilogue: Epilogue { beta: 0.0, ..p.epilogue }, ..p };
             self.take(Some(Case { problem, c: None, ..self.best.clone() }));
+        }
+        if p.d != OutputType::F32 {
+            let problem = Problem { d: OutputType::F32, ..self.best.problem };
+            self.take(Some(Case { problem, ..self.best.clone() }));
         }
         for (alpha, beta) in [(1.0, p.epilogue.beta), (self.best.problem.epilogue.alpha, 1.0), (1.0, 1.0)] {
             let beta = if self.best.problem.epilogue.reads_c() { beta } else { self.best.problem.epilogue.beta };

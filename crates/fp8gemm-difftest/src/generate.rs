@@ -31,6 +31,12 @@ impl Menu {
         Self { policies, layouts: vec![Tensor, Row, Block1x128, Block128x128, Block1x32], edge: 400, macs: 3 << 20 }
     }
 
+    /// The layouts of A and B that are legal with some policy.
+    pub fn pairs(&self) -> Vec<(ScaleLayout, ScaleLayout)> {
+        let pairs = self.layouts.iter().flat_map(|a| self.layouts.iter().map(move |b| (*a, *b)));
+        pairs.filter(|(a, b)| self.policies.iter().any(|policy| policy.check(*a, *b).is_ok())).collect()
+    }
+
     /// What the kernels of `fp8gemm-hopper`, and most others, compute: `promote128` and `chain` with
     /// tensor, row, 1x128 and 128x128 scales.
     pub fn kernels() -> Self {
@@ -88,8 +94,8 @@ impl Generator {
     /// [`DifftestError::Generate`] if the menu leaves nothing to choose from.
     pub fn case(&self, index: u64) -> Result<Case, DifftestError> {
         let failed = |reason: String| DifftestError::Generate { seed: self.seed, index, reason };
-        if self.menu.policies.is_empty() || self.menu.layouts.is_empty() {
-            return Err(failed("the menu has no policy or no scale layout".to_owned()));
+        if self.menu.pairs().is_empty() {
+            return Err(failed("no policy of the menu is legal with its scale layouts".to_owned()));
         }
         let mut bytes = [0u8; 32];
         bytes[..8].copy_from_slice(&self.seed.to_le_bytes());
@@ -139,11 +145,12 @@ fn draws(only: Only, menu: Menu) -> impl Strategy<Value = Draw> {
 /// Types, scales, policy and epilogue; sizes of 1.
 fn families(menu: &Menu) -> impl Strategy<Value = Problem> + use<> {
     let policies = menu.policies.clone();
+    let pairs = menu.pairs();
     // A third without block scales: only there a chain is legal.
-    let plain: Vec<ScaleLayout> = menu.layouts.iter().copied().filter(|layout| layout.k_block().is_none()).collect();
-    let plain = if plain.is_empty() { menu.layouts.clone() } else { plain };
-    let pair = |layouts: Vec<ScaleLayout>| (select(layouts.clone()), select(layouts));
-    let layouts = prop_oneof![2 => pair(menu.layouts.clone()), 1 => pair(plain)];
+    let mut plain = pairs.clone();
+    plain.retain(|(a, b)| a.k_block().or(b.k_block()).is_none());
+    let plain = if plain.is_empty() { pairs.clone() } else { plain };
+    let layouts = prop_oneof![2 => select(pairs), 1 => select(plain)];
     let types = || select(&OperandType::ALL[..]);
     let operands = (types(), types(), layouts).prop_map(|(a, b, (scales_a, scales_b))| {
         (OperandSpec { ty: a, scales: scales_a }, OperandSpec { ty: b, scales: scales_b })
@@ -157,8 +164,8 @@ fn families(menu: &Menu) -> impl Strategy<Value = Problem> + use<> {
         move |((a, b), d, c, alpha, beta, index)| {
             let legal: Vec<Policy> =
                 policies.iter().copied().filter(|policy| policy.check(a.scales, b.scales).is_ok()).collect();
-            // Scales of 1x32 want promotions as often.
-            let policy = if legal.is_empty() { Policy::Promote { every: 32 } } else { *index.get(&legal) };
+            // The pair was taken because there is one.
+            let policy = *index.get(&legal);
             let beta = if c.is_some() { beta } else { 0.0 };
             Problem { m: 1, n: 1, k: 1, a, b, c, d, policy, epilogue: Epilogue { alpha, beta } }
         },
@@ -246,7 +253,18 @@ mod tests {
                 assert_eq!(case.gemm().problem(), case.problem);
                 assert!(case.problem.macs() <= u128::from(menu.macs), "{case}");
                 assert!(menu.layouts.contains(&case.problem.a.scales), "{case}");
+                assert!(menu.policies.contains(&case.problem.policy), "{case}");
             }
+        }
+    }
+
+    /// Breaks if a menu from which nothing can be made is a panic, or is filled with something else.
+    #[test]
+    fn empty_menus_are_errors() {
+        let only_chain = |layouts| Menu { policies: vec![Policy::Chain], layouts, ..Menu::twin() };
+        for menu in [only_chain(vec![ScaleLayout::Block1x128]), only_chain(vec![])] {
+            let error = Generator::new(1, menu, Only::default()).case(0).unwrap_err();
+            assert!(matches!(error, DifftestError::Generate { .. }), "{error}");
         }
     }
 

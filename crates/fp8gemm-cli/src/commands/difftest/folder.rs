@@ -56,32 +56,22 @@ struct Written {
 /// Writes the problem files.
 pub(super) fn write(args: &WriteArgs, json: bool) -> Result<u8, CliError> {
     let menu = Menu { policies: args.policy.clone(), layouts: args.scales.clone(), ..Menu::kernels() };
+    let pairs = menu.pairs().len();
     let generator = args.cases.generator(menu)?;
     if entries(&args.folder).is_ok_and(|entries| !entries.is_empty()) {
         let what = format!("{}: is not empty; problem files go into a folder of their own", args.folder.display());
         return Err(CliError::Usage(what));
     }
-    case_file::ready(&args.folder)?;
-    let progress = Progress::new("write", u128::from(args.cases.cases));
-    let mut files = 0;
-    let mut index = 0;
-    // Where policy and scales do not go together, the next number is taken; some must.
-    let legal = args
-        .policy
-        .iter()
-        .any(|policy| args.scales.iter().any(|a| args.scales.iter().any(|b| policy.check(*a, *b).is_ok())));
-    if !legal {
+    if pairs == 0 {
         return Err(CliError::Usage("--policy and --scales: no policy is legal with any of the scales".to_owned()));
     }
-    while files < args.cases.cases {
+    case_file::ready(&args.folder)?;
+    let files = args.cases.cases;
+    let progress = Progress::new("write", u128::from(files));
+    for index in 0..files {
         let case = generator.case(index)?;
-        index += 1;
-        if !args.policy.contains(&case.problem.policy) {
-            continue;
-        }
-        let path = args.folder.join(format!("case-{:06}.safetensors", case.origin.index));
+        let path = args.folder.join(format!("case-{index:06}.safetensors"));
         case_file::save(&path, &case, None, &case_file::metadata(&case))?;
-        files += 1;
         progress.advance(1);
     }
     progress.finish();

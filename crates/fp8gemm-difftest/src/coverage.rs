@@ -6,7 +6,7 @@ use fp8gemm_problem::{OperandType, OutputType, Problem};
 use fp8gemm_sim::Matrix;
 
 use crate::check::{Specials, tails};
-use crate::{Case, DataRegime, Only, Property, ScaleRegime, ShapeRegime};
+use crate::{Case, Only, Property};
 
 /// Cases by what they cover. Names of kinds that the run asked for and that never came have a 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,7 +39,8 @@ impl Coverage {
         for d in OutputType::ALL {
             coverage.expect("d", d);
         }
-        for property in Property::ALL {
+        // A subject need not have more than one configuration.
+        for property in Property::ALL.into_iter().filter(|property| *property != Property::Configurations) {
             coverage.expect("property", property);
         }
         coverage
@@ -91,12 +92,5 @@ impl Coverage {
                 counts.iter().filter(|(_, count)| **count == 0).map(move |(name, _)| format!("{family} {name}"))
             })
             .collect()
-    }
-
-    /// How many kinds of these regimes came up, and of how many.
-    pub fn regimes(&self) -> (usize, usize) {
-        let covered = |family| self.counts.get(family).map_or(0, |c| c.values().filter(|count| **count > 0).count());
-        let all = ShapeRegime::ALL.len() + DataRegime::ALL.len() + ScaleRegime::ALL.len();
-        (covered("shape") + covered("data") + covered("scales"), all)
     }
 }

@@ -172,6 +172,9 @@ fn families(menu: &Menu) -> impl Strategy<Value = Problem> + use<> {
     )
 }
 
+/// Where rows of A and B end well for TMA, a step or a block.
+const K_UNITS: &[usize] = &[16, 32, 64, 128];
+
 /// M, N and K of a regime, within the menu's limits.
 fn shapes(regime: ShapeRegime, menu: &Menu) -> BoxedStrategy<(usize, usize, usize)> {
     let (edge, macs) = (menu.edge, menu.macs);
@@ -190,11 +193,11 @@ fn shapes(regime: ShapeRegime, menu: &Menu) -> BoxedStrategy<(usize, usize, usiz
             })
             .boxed(),
         ShapeRegime::TileEdge => {
-            (near(&[64, 128, 256], edge), near(&[8, 16, 64, 96, 128, 160, 192, 256], edge), any(200)).boxed()
+            (near(&[64, 128, 256], edge), near(&[8, 16, 64, 96, 128, 160, 192, 256], edge), near(K_UNITS, 256)).boxed()
         }
         ShapeRegime::ClusterEdge => prop_oneof![
-            (near(&[128, 256, 512], edge), any(40), any(200)),
-            (any(40), near(&[128, 192, 256, 320, 384], edge), any(200)),
+            (near(&[128, 256, 512], edge), any(40), near(K_UNITS, 256)),
+            (any(40), near(&[128, 192, 256, 320, 384], edge), near(K_UNITS, 256)),
         ]
         .boxed(),
         ShapeRegime::ScaleEdge => (any(40), near(&[128], edge), near(&[128], 640)).boxed(),
@@ -273,7 +276,8 @@ mod tests {
     fn cases_are_repeatable() {
         let case = |seed, index| Generator::new(seed, Menu::twin(), Only::default()).case(index).unwrap();
         let (x, y) = (case(3, 40), case(3, 40));
-        assert_eq!((x.problem, &x.a, &x.b), (y.problem, &y.a, &y.b));
+        // As text: a NaN scale is not equal to itself.
+        assert_eq!(format!("{x:?}"), format!("{y:?}"));
         let problems: BTreeSet<String> = (0..8).map(|seed| case(seed, 0).problem.to_string()).collect();
         assert_eq!(problems.len(), 8);
     }

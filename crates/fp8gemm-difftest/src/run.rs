@@ -159,7 +159,7 @@ pub fn run(
                 }
             };
             if let Some(fault) = fault {
-                tracing::warn!(%case, configuration = name, %fault, "difference");
+                tracing::info!(%case, configuration = name, %fault, "difference");
                 *wrong = true;
                 summary.findings.push(shrunk(subject.as_mut(), case.clone(), configuration, name, fault, options));
             }

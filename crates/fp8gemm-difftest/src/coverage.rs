@@ -68,8 +68,9 @@ impl Coverage {
         self.count("d", output);
         let addend = match c {
             None => "none".to_owned(),
-            Some(c) if epilogue.reads_c() => format!("{c}, beta {}", if epilogue.beta == 1.0 { "1" } else { "other" }),
-            Some(c) => format!("{c}, not read"),
+            Some(c) if epilogue.beta == 1.0 => format!("{c} added"),
+            Some(c) if epilogue.reads_c() => format!("{c} weighted"),
+            Some(c) => format!("{c} unread"),
         };
         self.count("c", addend);
         self.count("alpha", if epilogue.alpha == 1.0 { "1" } else { "other" });

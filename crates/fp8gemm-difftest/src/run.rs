@@ -125,9 +125,10 @@ pub fn run(
             let mut name = String::new();
             let (mut configuration, mut several) = (0, false);
             let outcome = subject.configurations(&case.problem).and_then(|mut configurations| {
-                // Another one for each case, so that all have their turn.
                 several = configurations.len() > 1;
-                configuration = (index % configurations.len().max(1) as u64) as usize;
+                // All have their turn, and not always with the same property.
+                let turn = index.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33;
+                configuration = (turn % configurations.len().max(1) as u64) as usize;
                 if configuration < configurations.len() {
                     name = configurations.swap_remove(configuration);
                 }
@@ -206,6 +207,9 @@ fn shrunk(
     }
     // The same way of computing where the smaller problem has it, and the same kind of fault.
     let mut judge = |candidate: &Case| -> Option<Fault> {
+        if options.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+            return None;
+        }
         let configurations = subject.configurations(&candidate.problem).ok()?;
         let configuration = configurations.iter().position(|other| *other == name).unwrap_or(configuration);
         if configuration >= configurations.len().max(1) {
@@ -229,8 +233,15 @@ fn shrunk(
         };
         found.filter(|found| found.kind() == fault.kind())
     };
-    let (small, tries) = shrink(&case, options.effort, |candidate| judge(candidate).is_some());
-    let last = judge(&small).unwrap_or_else(|| fault.clone());
+    // What the smallest case showed when it was tried: a race need not show itself again.
+    let mut last = fault.clone();
+    let (small, tries) = shrink(&case, options.effort, |candidate| match judge(candidate) {
+        Some(found) => {
+            last = found;
+            true
+        }
+        None => false,
+    });
     let subject_name = subject.name();
     Finding {
         subject: subject_name,

@@ -6,7 +6,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use fp8gemm::formats::quantize::Recipe;
 use fp8gemm::problem::{OperandType, OutputType, Policy, ScaleLayout};
 
-use crate::commands::{bench::BenchArgs, cache::CacheArgs, kernels::KernelsArgs, study::StudyArgs};
+use crate::commands::{
+    bench::BenchArgs, cache::CacheArgs, difftest::DifftestArgs, kernels::KernelsArgs, study::StudyArgs,
+};
 
 const ABOUT: &str = "\
 FP8 matrix multiplication with fine-grained scaling: quantise, multiply on a Hopper GPU or on a CPU \
@@ -59,6 +61,8 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Run numerical studies on the CPU: published figures beside ours, tables, plots, a report
     Study(StudyArgs),
+    /// Hold a kernel against the CPU model on generated cases, bit for bit, and shrink what fails
+    Difftest(Box<DifftestArgs>),
     /// Say what this machine offers and what is missing
     Doctor,
 }
@@ -196,6 +200,28 @@ pub(crate) struct OperandArgs {
     /// Factor of C [default: 1 where there is a C, else 0]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) beta: Option<f32>,
+}
+
+impl OperandArgs {
+    /// No flag given.
+    pub(crate) fn plain() -> Self {
+        Self {
+            scale_a: None,
+            scale_b: None,
+            c: None,
+            weight: None,
+            a_tensor: "a".to_owned(),
+            b_tensor: "b".to_owned(),
+            dtype: None,
+            dtype_a: None,
+            dtype_b: None,
+            scale_layout_a: None,
+            scale_layout_b: None,
+            allow_nonfinite_scales: false,
+            alpha: None,
+            beta: None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Args)]

@@ -8,6 +8,7 @@ use fp8gemm::formats::FormatError;
 use fp8gemm::jit::JitError;
 use fp8gemm::problem::ProblemError;
 use fp8gemm::sim::SimError;
+use fp8gemm_difftest::DifftestError;
 use fp8gemm_study::StudyError;
 
 use crate::files::FileError;
@@ -55,6 +56,9 @@ pub enum CliError {
     /// A study, its results or their files.
     #[error("{}{}", .0, advice(.0))]
     Study(#[from] StudyError),
+    /// What could not be tested: regimes, libraries, recordings.
+    #[error(transparent)]
+    Difftest(#[from] DifftestError),
     /// Standard output is gone or full.
     #[error("standard output cannot be written: {0}")]
     Stdout(#[source] io::Error),
@@ -64,7 +68,7 @@ impl CliError {
     /// 3 where the machine lacks something, else 2: wrong usage or input.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Missing { .. } => 3,
+            Self::Missing { .. } | Self::Difftest(DifftestError::NoGpu { .. }) => 3,
             Self::Jit(JitError::NvrtcNotFound { .. } | JitError::NoDisassembler { .. }) => 3,
             _ => 2,
         }

@@ -1,14 +1,22 @@
 //! Ctrl-C (and SIGTERM) in the middle of a write: the half-written temporary file goes, the
-//! destination stays as it was, the exit code is 130.
+//! destination stays as it was, the exit code is 130. A command that can end early with what it has
+//! is asked to, once.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The temporary file being written, if any. The lock is also held while it is renamed, so that an
 /// interruption finds it either unfinished or in place.
 static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// Whether the command looks at [`STOP`].
+static PATIENT: AtomicBool = AtomicBool::new(false);
+
+/// Whether it is to end with what it has.
+static STOP: AtomicBool = AtomicBool::new(false);
 
 fn unfinished() -> MutexGuard<'static, Option<PathBuf>> {
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
@@ -18,6 +26,10 @@ fn unfinished() -> MutexGuard<'static, Option<PathBuf>> {
 /// to Ctrl-C remains.
 pub(crate) fn install() {
     let installed = ctrlc::set_handler(|| {
+        // The second time, at once.
+        if PATIENT.load(Ordering::Relaxed) && !STOP.swap(true, Ordering::Relaxed) {
+            return;
+        }
         if let Some(path) = unfinished().take() {
             let _ = fs::remove_file(path);
         }
@@ -26,6 +38,12 @@ pub(crate) fn install() {
     if let Err(error) = installed {
         tracing::debug!(%error, "no handler for Ctrl-C");
     }
+}
+
+/// From now on the first interruption only sets what is returned: the command ends soon by itself.
+pub(crate) fn asks() -> &'static AtomicBool {
+    PATIENT.store(true, Ordering::Relaxed);
+    &STOP
 }
 
 /// Names the temporary file that an interruption must remove.

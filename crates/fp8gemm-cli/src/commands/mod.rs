@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod cache;
+pub(crate) mod difftest;
 pub(crate) mod doctor;
 pub(crate) mod gemm;
 pub(crate) mod kernels;

@@ -37,6 +37,7 @@
 //! # Ok::<(), fp8gemm_sim::SimError>(())
 //! ```
 
+pub mod emulated;
 mod input;
 pub mod mutants;
 mod step;

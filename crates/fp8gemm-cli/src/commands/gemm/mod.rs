@@ -15,7 +15,7 @@ use crate::files::{Container, Output, write};
 use crate::operands::{Files, Inputs, Layouts, Sources, load};
 use report::Report;
 
-pub(super) use output::operand_tensors;
+pub(super) use output::{matrix_tensor, operand_tensors};
 
 /// Runs the command.
 pub(crate) fn run(args: &GemmArgs, json: bool) -> Result<u8, CliError> {

@@ -87,7 +87,8 @@ pub(in crate::commands) fn operand_tensors<'a>(name: &str, view: ScaledView<'a>)
     ]
 }
 
-fn matrix_tensor(name: &str, matrix: &Matrix) -> OutputTensor<'static> {
+/// A matrix of an output type as a tensor.
+pub(in crate::commands) fn matrix_tensor(name: &str, matrix: &Matrix) -> OutputTensor<'static> {
     fn bytes<const N: usize, T: Copy>(matrix: &Array2<T>, word: fn(T) -> [u8; N]) -> Cow<'static, [u8]> {
         matrix.iter().flat_map(|element| word(*element)).collect()
     }

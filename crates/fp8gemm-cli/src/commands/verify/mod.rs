@@ -6,6 +6,8 @@ mod report;
 mod search;
 mod tiles;
 
+pub(super) use tiles::{RecordedTiles, recorded_tiles};
+
 use std::str::FromStr;
 
 use super::{DIFFERENT, SUCCESS, print};

@@ -113,6 +113,61 @@ impl Variant {
     }
 }
 
+/// One variant's data, copied out of the file.
+pub(in crate::commands) struct RecordedTiles {
+    pub(in crate::commands) name: String,
+    pub(in crate::commands) a_type: OperandType,
+    pub(in crate::commands) b_type: OperandType,
+    pub(in crate::commands) accumulator: OutputType,
+    pub(in crate::commands) m: usize,
+    pub(in crate::commands) n: usize,
+    pub(in crate::commands) a: Vec<u8>,
+    pub(in crate::commands) b: Vec<u8>,
+    pub(in crate::commands) c: Vec<u32>,
+    pub(in crate::commands) d: Vec<u32>,
+}
+
+/// The single instructions of a file; with `distributions` not empty, only tiles of those.
+///
+/// # Errors
+/// [`CliError::File`] for a file without any, or with tensors that do not fit together.
+pub(in crate::commands) fn recorded_tiles(
+    file: &TensorFile,
+    distributions: &[u8],
+) -> Result<Vec<RecordedTiles>, CliError> {
+    let variants = variants(file);
+    if variants.is_empty() {
+        // Says what there is instead.
+        file.require("e4m3_e4m3_f32.d").in_file(file.path())?;
+    }
+    let mut recorded = Vec::new();
+    for variant in variants {
+        let tiles = Tiles::new(file, variant).in_file(file.path())?;
+        let wanted = |tile: &usize| {
+            let kind = tiles.distribution.and_then(|kinds| kinds.get(*tile));
+            distributions.is_empty() || kind.is_some_and(|kind| distributions.contains(kind))
+        };
+        let kept: Vec<usize> = (0..tiles.tiles).filter(wanted).collect();
+        fn part<T: Copy>(kept: &[usize], from: &[T], each: usize) -> Vec<T> {
+            kept.iter().flat_map(|tile| &from[tile * each..(tile + 1) * each]).copied().collect()
+        }
+        let Tiles { m, n, .. } = tiles;
+        recorded.push(RecordedTiles {
+            name: variant.name(),
+            a_type: variant.a,
+            b_type: variant.b,
+            accumulator: variant.accumulator,
+            m,
+            n,
+            a: part(&kept, tiles.a, m * K),
+            b: part(&kept, tiles.b, n * K),
+            c: part(&kept, &tiles.c, m * n),
+            d: part(&kept, &tiles.d, m * n),
+        });
+    }
+    Ok(recorded)
+}
+
 /// Recomputes every tile.
 pub(super) fn run(file: &TensorFile, json: bool) -> Result<u8, CliError> {
     let start = Instant::now();

@@ -1,0 +1,232 @@
+//! `fp8gemm difftest`: generated cases on a kernel, every bit against the CPU model.
+
+mod case_file;
+mod fit;
+mod folder;
+mod mutants;
+mod report;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use fp8gemm::hopper::probe;
+use fp8gemm::problem::Policy;
+use fp8gemm::sim::Path;
+use fp8gemm_difftest::{
+    DifftestError, External, Generator, HopperSubject, Menu, Only, Options, Subject, TwinPath, run as run_cases,
+};
+
+use super::{DIFFERENT, SUCCESS, print};
+use crate::args::Engine;
+use crate::engine::{Progress, one_line};
+use crate::error::{CliError, note};
+use crate::interrupt;
+
+/// Exit code of an interrupted command, as shells have it.
+const INTERRUPTED: u8 = 130;
+
+fn after() -> String {
+    format!(
+        "\
+Examples:
+  fp8gemm difftest                                    the GPU's kernels where there is one, else the
+                                                      twin's SIMD paths against its specification
+  fp8gemm difftest --cases 2000 --seed 7 --only sparse,alignment-limit,shape-tails
+  fp8gemm difftest --external ./libmine.so            a kernel behind fp8gemm_external.h
+  fp8gemm difftest write problems                     problem files; run your kernel on each, add `d`
+  fp8gemm difftest check problems
+  fp8gemm difftest mutants                            how good the generated cases are
+  fp8gemm difftest fit vectors/wgmma_m64n8k32.safetensors
+
+A case that fails is shrunk and kept as a file that `fp8gemm verify` reads. One seed gives the same cases \
+and the same JSON but for times. Ctrl-C ends a run with what it has found.
+
+Regimes: {}.",
+        Only::names().join(", ")
+    )
+}
+
+/// Flags of the command.
+#[derive(Debug, Args)]
+#[command(after_help = after(), args_conflicts_with_subcommands = true)]
+pub(crate) struct DifftestArgs {
+    #[command(subcommand)]
+    what: Option<What>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Write generated problems into a folder, without D
+    Write(folder::WriteArgs),
+    /// Compare the D that was added to each file of a folder
+    Check(folder::CheckArgs),
+    /// Run the generated cases on kernels that are wrong in one thing each: all must be found
+    Mutants(mutants::MutantsArgs),
+    /// Infer a tensor core's parameters from recorded single instructions
+    Fit(fit::FitArgs),
+}
+
+/// Which cases.
+#[derive(Debug, Args)]
+pub(super) struct CaseArgs {
+    /// Cases
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) cases: u64,
+    /// Seed of the cases
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(super) seed: u64,
+    /// Only these regimes of shapes, codes or scales; of a kind of which none is named, all
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(super) only: Vec<String>,
+}
+
+impl CaseArgs {
+    pub(super) fn generator(&self, menu: Menu) -> Result<Generator, CliError> {
+        Ok(Generator::new(self.seed, menu, Only::parse(self.only.iter().map(String::as_str))?))
+    }
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    cases: CaseArgs,
+    /// Ends the run after this time, e.g. 60s, 10m (cases then depend on the machine's speed)
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    time: Option<Duration>,
+    /// What is tested: a GPU's kernels against the twin, or the twin's SIMD paths against its
+    /// specification; auto takes the GPU where there is one
+    #[arg(long, value_enum, default_value_t = Engine::Auto, conflicts_with = "external")]
+    engine: Engine,
+    /// Ordinal of the GPU [default: the first Hopper]
+    #[arg(long, value_name = "N")]
+    device: Option<u32>,
+    /// Test this library, which exports the functions of fp8gemm_external.h
+    #[arg(long, value_name = "LIB")]
+    external: Option<PathBuf>,
+    /// Policies of the cases for --external: promote<n>, chain, cutlass128 or split<p>
+    #[arg(long, value_name = "POLICY", value_delimiter = ',', requires = "external",
+          default_values_t = [Policy::PROMOTE_128, Policy::Chain])]
+    policy: Vec<Policy>,
+    /// Folder for the files of cases that fail
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    out: PathBuf,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &DifftestArgs, json: bool) -> Result<u8, CliError> {
+    match &args.what {
+        Some(What::Write(args)) => folder::write(args, json),
+        Some(What::Check(args)) => folder::check(args, json),
+        Some(What::Mutants(args)) => mutants::run(args, json),
+        Some(What::Fit(args)) => fit::run(args, json),
+        None => run_engine(&args.run, json),
+    }
+}
+
+/// What is tested, on what, and against what.
+struct Setup {
+    engine: &'static str,
+    subjects: Vec<Box<dyn Subject>>,
+    menu: Menu,
+    oracle: Path,
+}
+
+fn run_engine(args: &RunArgs, json: bool) -> Result<u8, CliError> {
+    let Setup { engine, mut subjects, menu, oracle } = setup(args)?;
+    let generator = args.cases.generator(menu)?;
+    case_file::ready(&args.out)?;
+    let mut options = Options::cases(args.cases.cases);
+    options.time = args.time;
+    options.oracle = oracle;
+    options.stop = Some(interrupt::asks());
+    let progress = Progress::new(engine, u128::from(args.cases.cases));
+    let summary = run_cases(&generator, &mut subjects, &options, &mut |_| progress.advance(1))?;
+    progress.finish();
+    if summary.cases == 0 && summary.findings.is_empty() && !summary.interrupted && !summary.timed_out {
+        let (passed, rule) = (summary.passed_over, summary.rule.unwrap_or_default());
+        return Err(CliError::Usage(format!("{engine} computes none of {passed} cases: {rule}")));
+    }
+    // Kept before anything is printed.
+    let mut files = Vec::new();
+    for finding in &summary.findings {
+        files.push(case_file::keep(&args.out, finding)?);
+    }
+    let code = match (summary.findings.is_empty(), summary.interrupted) {
+        (false, _) => DIFFERENT,
+        (true, true) => INTERRUPTED,
+        (true, false) => SUCCESS,
+    };
+    let report = report::Report::new(engine, oracle, &args.cases, &summary, &files);
+    print(json, &report, || report.text())?;
+    Ok(code)
+}
+
+fn setup(args: &RunArgs) -> Result<Setup, CliError> {
+    if let Some(library) = &args.external {
+        let menu = Menu { policies: args.policy.clone(), ..Menu::kernels() };
+        let subjects: Vec<Box<dyn Subject>> = vec![Box::new(External::open(library)?)];
+        return Ok(Setup { engine: "external", subjects, menu, oracle: Path::best() });
+    }
+    let twin = || {
+        let paths = TwinPath::all().into_iter().map(|path| Box::new(path) as Box<dyn Subject>);
+        Setup { engine: "twin", subjects: paths.collect(), menu: Menu::twin(), oracle: Path::Generic }
+    };
+    if args.engine == Engine::Twin {
+        return match args.device {
+            Some(device) => Err(CliError::Usage(format!("--device {device} names a GPU, but engine twin uses none"))),
+            None => Ok(twin()),
+        };
+    }
+    let opened = match args.device {
+        Some(device) => HopperSubject::open(device as usize),
+        None => probe()
+            .map_err(|error| DifftestError::NoGpu { reason: one_line(&error) })
+            // `probe` gives at least one.
+            .and_then(|devices| HopperSubject::open(devices.first().map_or(0, |device| device.ordinal))),
+    };
+    match opened {
+        Ok(gpu) => {
+            let subjects: Vec<Box<dyn Subject>> = vec![Box::new(gpu)];
+            Ok(Setup { engine: "hopper", subjects, menu: Menu::gpu(), oracle: Path::best() })
+        }
+        Err(DifftestError::NoGpu { reason }) if args.engine == Engine::Auto => {
+            note(format!("engine auto compares the twin's SIMD paths with its specification: {reason}"));
+            Ok(twin())
+        }
+        Err(DifftestError::NoGpu { reason }) => Err(CliError::Missing { engine: "hopper", reason }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// `60`, `60s`, `1.5m`, `2h`.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" | "s" => 1.0,
+        "ms" => 1e-3,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return Err("a time is a number with s, m or h, e.g. 60s".to_owned()),
+    };
+    let seconds: f64 = digits.parse().map_err(|_| "a time is a number with s, m or h, e.g. 60s".to_owned())?;
+    Duration::try_from_secs_f64(seconds * unit).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Breaks if a time means another one, or nonsense passes.
+    #[test]
+    fn times() {
+        assert_eq!(parse_time("60s"), Ok(Duration::from_secs(60)));
+        assert_eq!(parse_time("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_time("250ms"), Ok(Duration::from_millis(250)));
+        for bad in ["", "s", "60x", "-1s", "nan", "1e400"] {
+            assert!(parse_time(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! Cases from a seed and a number: proptest's strategies for the problem, its random numbers for the
+//! data.
+
+use fp8gemm_problem::{Epilogue, OperandSpec, OperandType, OutputType, Policy, Problem, ScaleLayout};
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+use crate::{Case, DataRegime, DifftestError, Only, Origin, ScaleRegime, ShapeRegime, data};
+
+/// What problems are made of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Menu {
+    /// Policies; those that are illegal for the scales at hand are not taken.
+    pub policies: Vec<Policy>,
+    /// Scale layouts of either side.
+    pub layouts: Vec<ScaleLayout>,
+    /// Largest M and N of shapes at edges.
+    pub edge: usize,
+    /// Most multiply-adds of a case.
+    pub macs: u64,
+}
+
+impl Menu {
+    /// All policies of the twin, in sizes that the specification computes in milliseconds.
+    pub fn twin() -> Self {
+        use ScaleLayout::{Block1x32, Block1x128, Block128x128, Row, Tensor};
+        let mut policies = Policy::COMMON.to_vec();
+        policies.extend([Policy::Promote { every: 96 }, Policy::Promote { every: 256 }, Policy::Split { parts: 3 }]);
+        Self { policies, layouts: vec![Tensor, Row, Block1x128, Block128x128, Block1x32], edge: 400, macs: 3 << 20 }
+    }
+
+    /// The layouts of A and B that are legal with some policy.
+    pub fn pairs(&self) -> Vec<(ScaleLayout, ScaleLayout)> {
+        let pairs = self.layouts.iter().flat_map(|a| self.layouts.iter().map(move |b| (*a, *b)));
+        pairs.filter(|(a, b)| self.policies.iter().any(|policy| policy.check(*a, *b).is_ok())).collect()
+    }
+
+    /// What the kernels of `fp8gemm-hopper`, and most others, compute: `promote128` and `chain` with
+    /// tensor, row, 1x128 and 128x128 scales.
+    pub fn kernels() -> Self {
+        use ScaleLayout::{Block1x128, Block128x128, Row, Tensor};
+        Self {
+            policies: vec![Policy::PROMOTE_128, Policy::Chain],
+            layouts: vec![Tensor, Row, Block1x128, Block128x128],
+            ..Self::twin()
+        }
+    }
+
+    /// The same in sizes that keep a GPU busy: up to 2^30 multiply-adds.
+    pub fn gpu() -> Self {
+        Self { edge: 2600, macs: 1 << 30, ..Self::kernels() }
+    }
+}
+
+/// Makes cases: the same case for the same seed, menu, regimes and number, whatever came before.
+///
+/// ```
+/// use fp8gemm_difftest::{Generator, Menu, Only};
+///
+/// let generator = Generator::new(7, Menu::twin(), Only::parse(["cancellation"])?);
+/// let case = generator.case(12)?;
+/// assert_eq!(case.problem, generator.case(12)?.problem);
+/// case.problem.check()?;
+/// # Ok::<(), fp8gemm_difftest::DifftestError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Generator {
+    seed: u64,
+    menu: Menu,
+    only: Only,
+}
+
+impl Generator {
+    /// A generator of these regimes.
+    pub fn new(seed: u64, menu: Menu, only: Only) -> Self {
+        Self { seed, menu, only }
+    }
+
+    /// The seed.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// What is generated.
+    pub(crate) fn only(&self) -> &Only {
+        &self.only
+    }
+
+    /// The case of that number.
+    ///
+    /// # Errors
+    /// [`DifftestError::Generate`] if the menu leaves nothing to choose from.
+    pub fn case(&self, index: u64) -> Result<Case, DifftestError> {
+        let failed = |reason: String| DifftestError::Generate { seed: self.seed, index, reason };
+        if self.menu.pairs().is_empty() {
+            return Err(failed("no policy of the menu is legal with its scale layouts".to_owned()));
+        }
+        let mut bytes = [0u8; 32];
+        bytes[..8].copy_from_slice(&self.seed.to_le_bytes());
+        bytes[8..16].copy_from_slice(&index.to_le_bytes());
+        let config = Config { failure_persistence: None, ..Config::default() };
+        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+        let mut runner = TestRunner::new_with_rng(config, rng);
+        let (seed, only, menu) = (self.seed, self.only.clone(), self.menu.clone());
+        let cases = draws(only, menu).prop_perturb(move |draw, mut rng| draw.case(seed, index, &mut rng));
+        let tree = cases.new_tree(&mut runner).map_err(|reason| failed(reason.message().to_owned()))?;
+        tree.current()
+    }
+}
+
+/// A problem and the regimes of its data.
+#[derive(Clone, Debug)]
+struct Draw {
+    problem: Problem,
+    shape: ShapeRegime,
+    data: DataRegime,
+    scales: [ScaleRegime; 2],
+}
+
+impl Draw {
+    fn case(self, seed: u64, index: u64, rng: &mut TestRng) -> Result<Case, DifftestError> {
+        let Self { problem, shape, data, scales } = self;
+        let origin = Origin { seed, index, shape, data, scales };
+        let [a, b] = data::operands(&problem, data, scales, rng)?;
+        let c = problem.c.map(|ty| data::addend(ty, (problem.m, problem.n), rng));
+        Ok(Case { problem, a, b, c, origin })
+    }
+}
+
+/// Everything but the data.
+fn draws(only: Only, menu: Menu) -> impl Strategy<Value = Draw> {
+    let regimes = (select(only.shapes()), select(only.data()), select(only.scales()), select(only.scales()));
+    regimes.prop_flat_map(move |(shape, data, scale_a, scale_b)| {
+        (shapes(shape, &menu), families(&menu)).prop_map(move |((m, n, k), family)| Draw {
+            problem: Problem { m, n, k, ..family },
+            shape,
+            data,
+            scales: [scale_a, scale_b],
+        })
+    })
+}
+
+/// Types, scales, policy and epilogue; sizes of 1.
+fn families(menu: &Menu) -> impl Strategy<Value = Problem> + use<> {
+    let policies = menu.policies.clone();
+    let pairs = menu.pairs();
+    // A third without block scales: only there a chain is legal.
+    let mut plain = pairs.clone();
+    plain.retain(|(a, b)| a.k_block().or(b.k_block()).is_none());
+    let plain = if plain.is_empty() { pairs.clone() } else { plain };
+    let layouts = prop_oneof![2 => select(pairs), 1 => select(plain)];
+    let types = || select(&OperandType::ALL[..]);
+    let operands = (types(), types(), layouts).prop_map(|(a, b, (scales_a, scales_b))| {
+        (OperandSpec { ty: a, scales: scales_a }, OperandSpec { ty: b, scales: scales_b })
+    });
+    let outputs = || select(&OutputType::ALL[..]);
+    let c = prop_oneof![Just(None), outputs().prop_map(Some)];
+    let alphas = prop_oneof![3 => Just(1.0f32), 2 => select(&[-0.75f32, 3.1e-5, 1e30, 0.5, 3.0, 0.0, -1.0][..])];
+    // Beta 0 with a C: it must not be read.
+    let betas = prop_oneof![3 => Just(1.0f32), 2 => select(&[1.5f32, -0.3, -1.0, 1e-30][..]), 1 => Just(0.0f32)];
+    (operands, outputs(), c, alphas, betas, any::<prop::sample::Index>()).prop_map(
+        move |((a, b), d, c, alpha, beta, index)| {
+            let legal: Vec<Policy> =
+                policies.iter().copied().filter(|policy| policy.check(a.scales, b.scales).is_ok()).collect();
+            // The pair was taken because there is one.
+            let policy = *index.get(&legal);
+            let beta = if c.is_some() { beta } else { 0.0 };
+            Problem { m: 1, n: 1, k: 1, a, b, c, d, policy, epilogue: Epilogue { alpha, beta } }
+        },
+    )
+}
+
+/// Where rows of A and B end well for TMA, a step or a block.
+const K_UNITS: &[usize] = &[16, 32, 64, 128];
+
+/// M, N and K of a regime, within the menu's limits.
+fn shapes(regime: ShapeRegime, menu: &Menu) -> BoxedStrategy<(usize, usize, usize)> {
+    let (edge, macs) = (menu.edge, menu.macs);
+    let any = |most: usize| 1..=most;
+    let sizes = match regime {
+        ShapeRegime::Small => (any(40), any(40), any(40)).boxed(),
+        ShapeRegime::Ones => (any(130), any(130), any(300), 0..7u8)
+            .prop_map(|(m, n, k, which)| match which {
+                0 => (1, n, k),
+                1 => (m, 1, k),
+                2 => (m, n, 1),
+                3 => (1, 1, k),
+                4 => (1, n, 1),
+                5 => (m, 1, 1),
+                _ => (1, 1, 1),
+            })
+            .boxed(),
+        ShapeRegime::TileEdge => {
+            (near(&[64, 128, 256], edge), near(&[8, 16, 64, 96, 128, 160, 192, 256], edge), near(K_UNITS, 256)).boxed()
+        }
+        ShapeRegime::ClusterEdge => prop_oneof![
+            (near(&[128, 256, 512], edge), any(40), near(K_UNITS, 256)),
+            (any(40), near(&[128, 192, 256, 320, 384], edge), near(K_UNITS, 256)),
+        ]
+        .boxed(),
+        ShapeRegime::ScaleEdge => (any(40), near(&[128], edge), near(&[128], 640)).boxed(),
+        ShapeRegime::StepEdge => (any(40), any(40), near(&[32], 320)).boxed(),
+        ShapeRegime::Tails => {
+            let odd = |most: usize| (0..most / 2).prop_map(|half| 2 * half + 1);
+            (odd(150), odd(150), odd(400)).boxed()
+        }
+        ShapeRegime::LongK => (any(12), any(12), 2048..=12_000usize).boxed(),
+    };
+    sizes.prop_map(move |sizes| within(sizes, macs)).boxed()
+}
+
+/// Next to a multiple of a unit: one below, at it, one above.
+fn near(units: &'static [usize], most: usize) -> impl Strategy<Value = usize> {
+    (select(units), any::<prop::sample::Index>(), -1isize..=1).prop_map(move |(unit, times, aside)| {
+        let times = 1 + times.index((most / unit).max(1));
+        (unit * times).saturating_add_signed(aside).max(1)
+    })
+}
+
+/// Takes multiples of 128 from the largest size until the product is small enough: what lies next to
+/// an edge still does.
+fn within((mut m, mut n, mut k): (usize, usize, usize), macs: u64) -> (usize, usize, usize) {
+    while (m * n * k) as u64 > macs {
+        let largest = if k >= m && k >= n {
+            &mut k
+        } else if n >= m {
+            &mut n
+        } else {
+            &mut m
+        };
+        if *largest <= 128 {
+            break;
+        }
+        *largest -= 128;
+    }
+    (m, n, k)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// Breaks if an illegal problem is generated, one that is larger than the menu allows, or data
+    /// that is not the problem's.
+    #[test]
+    fn cases_are_legal() {
+        for menu in [Menu::twin(), Menu::kernels()] {
+            let generator = Generator::new(1, menu.clone(), Only::default());
+            for index in 0..300 {
+                let case = generator.case(index).unwrap();
+                case.problem.check().unwrap();
+                case.gemm().check().unwrap();
+                assert_eq!(case.gemm().problem(), case.problem);
+                assert!(case.problem.macs() <= u128::from(menu.macs), "{case}");
+                assert!(menu.layouts.contains(&case.problem.a.scales), "{case}");
+                assert!(menu.policies.contains(&case.problem.policy), "{case}");
+            }
+        }
+    }
+
+    /// Breaks if a menu from which nothing can be made is a panic, or is filled with something else.
+    #[test]
+    fn empty_menus_are_errors() {
+        let only_chain = |layouts| Menu { policies: vec![Policy::Chain], layouts, ..Menu::twin() };
+        for menu in [only_chain(vec![ScaleLayout::Block1x128]), only_chain(vec![])] {
+            let error = Generator::new(1, menu, Only::default()).case(0).unwrap_err();
+            assert!(matches!(error, DifftestError::Generate { .. }), "{error}");
+        }
+    }
+
+    /// Breaks if a case depends on anything but seed and number, or seeds give the same cases.
+    #[test]
+    fn cases_are_repeatable() {
+        let case = |seed, index| Generator::new(seed, Menu::twin(), Only::default()).case(index).unwrap();
+        let (x, y) = (case(3, 40), case(3, 40));
+        // As text: a NaN scale is not equal to itself.
+        assert_eq!(format!("{x:?}"), format!("{y:?}"));
+        let problems: BTreeSet<String> = (0..8).map(|seed| case(seed, 0).problem.to_string()).collect();
+        assert_eq!(problems.len(), 8);
+    }
+
+    /// Breaks if `--only` lets other regimes through.
+    #[test]
+    fn only_is_only() {
+        let only = Only::parse(["sparse", "wide", "shape-ones", "scale-zero"]).unwrap();
+        let generator = Generator::new(0, Menu::twin(), only);
+        let mut data = BTreeSet::new();
+        for index in 0..40 {
+            let origin = generator.case(index).unwrap().origin;
+            assert_eq!((origin.shape, origin.scales), (ShapeRegime::Ones, [ScaleRegime::Zero; 2]));
+            data.insert(origin.data);
+        }
+        assert_eq!(data, BTreeSet::from([DataRegime::Wide, DataRegime::Sparse]));
+    }
+
+    /// Breaks if a limit on the size moves a shape away from its edge, or is not kept.
+    #[test]
+    fn limits_keep_edges() {
+        let (m, n, k) = within((2561, 2559, 9001), 1 << 22);
+        assert_eq!((m % 128, n % 128, k % 128), (1, 127, 41));
+        assert!((m * n * k) as u64 <= 1 << 22);
+    }
+}

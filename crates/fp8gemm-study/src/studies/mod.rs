@@ -4,16 +4,25 @@
 //! three lists below.
 
 mod accumulation;
+mod budget;
+mod elements;
 mod formats;
+mod granularity;
 mod k_sweep;
+mod mx_rounding;
 mod positive;
+mod power_of_two;
 mod promotion;
 mod sweep;
 
 pub use accumulation::accumulation;
+pub use budget::budget;
 pub use formats::formats;
+pub use granularity::granularity;
 pub use k_sweep::k_sweep;
+pub use mx_rounding::mx_rounding;
 pub use positive::positive;
+pub use power_of_two::power_of_two;
 pub use promotion::promotion;
 
 use crate::{Study, StudyError};
@@ -25,6 +34,10 @@ pub const ALL: &[Study] = &[
     k_sweep::STUDY,
     positive::STUDY,
     formats::STUDY,
+    granularity::STUDY,
+    power_of_two::STUDY,
+    mx_rounding::STUDY,
+    budget::STUDY,
 ];
 
 /// The study of that name.

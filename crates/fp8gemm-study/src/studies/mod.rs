@@ -5,25 +5,33 @@
 
 mod accumulation;
 mod budget;
+mod delayed;
 mod elements;
 mod formats;
 mod granularity;
 mod k_sweep;
+mod layers;
 mod mx_rounding;
 mod positive;
 mod power_of_two;
 mod promotion;
+mod recipes;
+mod stochastic;
 mod sweep;
 
 pub use accumulation::accumulation;
 pub use budget::budget;
+pub use delayed::delayed;
 pub use formats::formats;
 pub use granularity::granularity;
 pub use k_sweep::k_sweep;
+pub use layers::layers;
 pub use mx_rounding::mx_rounding;
 pub use positive::positive;
 pub use power_of_two::power_of_two;
 pub use promotion::promotion;
+pub use recipes::recipes;
+pub use stochastic::stochastic;
 
 use crate::{Study, StudyError};
 
@@ -38,6 +46,10 @@ pub const ALL: &[Study] = &[
     power_of_two::STUDY,
     mx_rounding::STUDY,
     budget::STUDY,
+    recipes::STUDY,
+    stochastic::STUDY,
+    delayed::STUDY,
+    layers::STUDY,
 ];
 
 /// The study of that name.

@@ -111,7 +111,7 @@ pub fn delayed(settings: &Settings) -> Result<Outcome, StudyError> {
         .float("unused", "binades", "mean over the steps of log2(448 scale / largest), negative where it saturates")
         .float("mean SNR", "dB", "mean over the steps")
         .float("worst SNR", "dB", "of a step");
-    let mut series = Table::new("pulse", "The course `pulse` step by step")
+    let mut series = Table::new("pulse", "The pulse, step by step")
         .text("scaling", "current, or the algorithm and length of the history")
         .count("step", "from 0")
         .bits("scale", "as f32")
@@ -163,7 +163,7 @@ pub fn delayed(settings: &Settings) -> Result<Outcome, StudyError> {
     };
     let [current, long, short, recent, margin, wide] = SCALINGS;
     outcome.finding(format!(
-        "On steady data delayed scaling costs nothing that one would see: mean SNR {:.1} dB (current), {:.1} dB ({}), \
+        "On steady data delayed scaling costs little: mean SNR {:.1} dB (current), {:.1} dB ({}), \
          {:.1} dB ({}). {} saturates in {} of {} steps, since every step has another largest element; the longest \
          history in {}.",
         figure("steady", current, "mean SNR")?,
@@ -241,8 +241,8 @@ pub fn delayed(settings: &Settings) -> Result<Outcome, StudyError> {
         note: "The paper gives the choice and its reason, no error.".to_owned(),
     });
     for (name, title, column) in [
-        ("unused", "Binades above the largest element, course `pulse`", "unused"),
-        ("snr", "SNR of each step, course `pulse`", "SNR"),
+        ("unused", "Binades above the largest element, in the pulse", "unused"),
+        ("snr", "SNR of each step, in the pulse", "SNR"),
     ] {
         let figure = Figure::lines(name, title, "pulse").x("step", Scale::Linear).y([column], Scale::Linear);
         outcome.figures.push(figure.by("scaling"));

@@ -13,15 +13,16 @@ pub(super) const STUDY: Study = Study {
     name: "granularity",
     title: "Granularity of scales, with outliers",
     question: "What do finer scales buy where a few elements are a hundred times larger, and by which metric?",
-    takes: "a matrix of 512 x 4096 and a product of 128 x 128 x 4096 for N(0,1), outlier elements and outlier \
-            channels; scales of a tensor, a row, 1x128, 128x128 and 1x32",
+    takes: "a matrix of 512 x 4096 and a product of 128 x 128 x 4096 for N(0,1), outlier elements (x 100, x 10000) and \
+            outlier channels; scales of a tensor, a row, 1x128, 128x128 and 1x32",
     run: granularity,
 };
 
-const DISTRIBUTIONS: [Distribution; 3] = [
+const DISTRIBUTIONS: [Distribution; 4] = [
     Distribution::NORMAL,
     Distribution::OutlierElements { share: 0.001, factor: 100.0 },
     Distribution::OutlierChannels { share: 0.01, factor: 100.0 },
+    Distribution::OutlierElements { share: 0.001, factor: 10000.0 },
 ];
 
 /// The layout, what B has beside A's, and the SNR of the project's reference notes.
@@ -96,18 +97,22 @@ pub fn granularity(settings: &Settings) -> Result<Outcome, StudyError> {
         }
     }
 
-    let [_, outliers, channels] = DISTRIBUTIONS.map(|distribution| distribution.to_string());
+    let [_, outliers, channels, extreme] = DISTRIBUTIONS.map(|distribution| distribution.to_string());
     let element = |name: &str, layout: ScaleLayout, column: &str| {
         elements.figure(&[("distribution", name), ("scales", &layout.to_string())], column)
     };
     let product = |name: &str, layout: ScaleLayout| {
         products.figure(&[("distribution", name), ("A", &layout.to_string())], "quantisation SNR")
     };
+    let flushed = |layout: ScaleLayout| {
+        let share = element(&extreme, layout, "zero")? / element(&extreme, layout, "elements")?;
+        Ok::<_, StudyError>(share * 100.0)
+    };
     let (tensor, row) = (ScaleLayout::Tensor, ScaleLayout::Row);
     let (block, square) = (ScaleLayout::Block1x128, ScaleLayout::Block128x128);
     outcome.finding(format!(
         "Outlier elements make the SNR of all elements a poor guide: they are nearly all of the signal, and a fine block \
-         has its outlier at the largest code, with no error at all. The SNR rises from {:.1} dB (tensor) to {:.1} dB \
+         has its outlier at the largest code, with next to no error. The SNR rises from {:.1} dB (tensor) to {:.1} dB \
          (1x128). The other elements tell another story: without outliers {:.1} and {:.1} dB, {} of {} elements \
          become 0 with one scale and {} with 1x128, and the mean relative error is {:.2} against {:.2} %.",
         element(&outliers, tensor, "SNR")?,
@@ -138,6 +143,22 @@ pub fn granularity(settings: &Settings) -> Result<Outcome, StudyError> {
         element(&channels, block, "SNR")? - element(&channels, tensor, "SNR")?,
         element(&channels, square, "SNR")? - element(&channels, tensor, "SNR")?,
         element(&channels, block, "SNR without outliers")? - element(&channels, tensor, "SNR without outliers")?,
+    ));
+    outcome.finding(format!(
+        "Granularity matters to the other elements once outliers exceed the range of the format: at 10000 times, their SNR \
+         is {:.1} dB with one scale, {:.1} (row), {:.1} (128x128), {:.1} (1x128) and {:.1} dB (1x32), and {:.1}, {:.1}, \
+         {:.1}, {:.2} and {:.2} % of the elements become 0. A scale is spoiled by one outlier in its block, so the share of \
+         blocks that have one decides.",
+        element(&extreme, tensor, "SNR without outliers")?,
+        element(&extreme, row, "SNR without outliers")?,
+        element(&extreme, square, "SNR without outliers")?,
+        element(&extreme, block, "SNR without outliers")?,
+        element(&extreme, ScaleLayout::Block1x32, "SNR without outliers")?,
+        flushed(tensor)?,
+        flushed(row)?,
+        flushed(square)?,
+        flushed(block)?,
+        flushed(ScaleLayout::Block1x32)?,
     ));
     for (layout, _, reference) in LAYOUTS {
         outcome.published.push(Published {
@@ -177,6 +198,12 @@ pub fn granularity(settings: &Settings) -> Result<Outcome, StudyError> {
             .x("scales", Scale::Linear)
             .y(["zero", "subnormal"], Scale::Linear)
             .y_label("elements"),
+    );
+    outcome.figures.push(
+        Figure::bars("others", "SNR of the elements that are no outliers", "elements")
+            .x("scales", Scale::Linear)
+            .y(["SNR without outliers"], Scale::Linear)
+            .by("distribution"),
     );
     outcome.figures.push(
         Figure::bars("products", "Quantisation error of products by scales of A", "products")

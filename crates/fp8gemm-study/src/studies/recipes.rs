@@ -147,23 +147,28 @@ pub fn recipes(settings: &Settings) -> Result<Outcome, StudyError> {
     ));
     outcome.finding(format!(
         "In a product such differences reach more outputs than codes, since each output sums {k} of them: of {} outputs in \
-         bf16 {} differ from {REFERENCE}'s with {}, {} with {}; the SNR stays at {:.2} and {:.2} dB.",
+         bf16 {} differ from {REFERENCE}'s with {}, {} with {}. In f32 {} and {} do, since the scales differ too in their \
+         last bit. The SNR is {:.2} dB with {REFERENCE}, {:.2} and {:.2} dB with the two.",
         output(REFERENCE, "outputs")?,
         output(Recipe::TeBlockF32, "bf16 differ")?,
         Recipe::TeBlockF32,
         output(Recipe::DeepGemm, "bf16 differ")?,
         Recipe::DeepGemm,
+        output(Recipe::TeBlockF32, "f32 differ")?,
+        output(Recipe::DeepGemm, "f32 differ")?,
         output(REFERENCE, "SNR")?,
         output(Recipe::TeBlockF32, "SNR")?,
+        output(Recipe::DeepGemm, "SNR")?,
     ));
     let small = DISTRIBUTIONS[1];
     outcome.finding(format!(
         "On small data the floors decide: DeepGEMM takes a largest magnitude below 1e-4 for 1e-4, so on {small} {:.0} % \
          of its codes differ from TransformerEngine's ({}, 1x128, up to {:.0} steps), and vLLM's floor of 1e-10 does \
-         nothing ({:.2} %).",
+         nothing: {} differs from TransformerEngine's in {:.2} %.",
         pair(block, REFERENCE, Recipe::TeBlockF32, small, "share")?,
         Recipe::TeBlockF32,
         pair(block, REFERENCE, Recipe::TeBlockF32, small, "steps")?,
+        Recipe::VllmGroup,
         pair(block, Recipe::VllmGroup, Recipe::TeBlockF32, small, "share")?,
     ));
     outcome.finding(format!(

@@ -86,10 +86,17 @@ pub fn stochastic(settings: &Settings) -> Result<Outcome, StudyError> {
     outcome.finding(format!(
         "On ordinary data it loses. A product of N(0,1) operands has {:.1} dB rounded to nearest and {:.1} dB rounded \
          stochastically once: the variance of an element is twice as large on average. Only the mean over {roundings} \
-         roundings gains, {:.1} dB; nearest gives the same product each time.",
+         roundings gains, {:.1} dB; nearest gives the same product each time. Rounded to nearest, an output is off by \
+         {:.2} % of the mean magnitude (RMS), always the same; stochastically, by {:.2} % that change and a mean over the \
+         roundings of {:.2} %, where chance alone leaves {:.2} %: no bias is seen.",
         normal("nearest", "SNR")?,
         normal("stochastic", "SNR")?,
         normal("stochastic", "SNR of the mean")?,
+        normal("nearest", "output bias")?,
+        normal("stochastic", "output deviation")?,
+        normal("stochastic", "output bias")?,
+        // The variance over n roundings is (n - 1) / n of that of a rounding, on average.
+        normal("stochastic", "output deviation")? / (roundings as f64 - 1.0).sqrt(),
     ));
     let at = |format: &str, rounding: &str, step: usize, column: &str| {
         updates.figure(&[("format", format), ("rounding", rounding), ("step", &step.to_string())], column)
@@ -209,13 +216,16 @@ fn products(settings: &Settings, shape: Shape, roundings: usize) -> Result<Table
         .bits("fingerprint", "of Hopper's output for the first rounding, promote128, f32")
         .float("SNR", "dB", "exact product of the first rounding against that of the originals")
         .float("SNR of the mean", "dB", "mean over the roundings of the exact products, against the same")
-        .float("bias", "%", "of that mean: sum of errors over sum of magnitudes");
+        .float("bias", "%", "of that mean: sum of errors over sum of magnitudes")
+        .float("output bias", "%", "RMS over the outputs of an output's mean error, over mean magnitude")
+        .float("output deviation", "%", "the same of an output's standard deviation over the roundings");
     for distribution in [Distribution::NORMAL, Distribution::UNIFORM] {
         let a = distribution.sample(settings.seed, "a", (shape.m, shape.k))?;
         let b = distribution.sample(settings.seed, "b", (shape.n, shape.k))?;
         let original = reference::exact_f32(a.view(), b.view())?;
         for rounding in ROUNDINGS {
-            let mut sum = Array2::<f64>::zeros(original.dim());
+            // Of the errors of each output over the roundings.
+            let (mut sum, mut squares) = (Array2::<f64>::zeros(original.dim()), Array2::<f64>::zeros(original.dim()));
             let mut first = None;
             for trial in 0..roundings as u64 {
                 // Nearest rounding is the same each time.
@@ -224,18 +234,26 @@ fn products(settings: &Settings, shape: Shape, roundings: usize) -> Result<Table
                 }
                 let round = |x, stream| quantize(rounding, x, settings.seed, stream);
                 let product = Product::new(round(a.view(), 2 * trial)?, round(b.view(), 2 * trial + 1)?)?;
-                sum += &product.exact;
+                let errors = &product.exact - &original;
+                squares += &errors.mapv(|e| e * e);
+                sum += &errors;
                 first.get_or_insert(product);
             }
             let Some(first) = first else { continue };
             let count = if rounding == "nearest" { 1 } else { roundings };
-            let mean = sum / count as f64;
+            let bias = sum / count as f64;
+            let variance = squares / count as f64 - bias.mapv(|e| e * e);
+            let magnitude = original.iter().map(|x| x.abs()).sum::<f64>() / original.len() as f64;
+            let relative = |squares: f64| (squares / original.len() as f64).max(0.0).sqrt() / magnitude * 100.0;
+            let systematic = relative(bias.iter().map(|e| e * e).sum());
+            let deviation = relative(variance.iter().sum());
+            let mean = &original + &bias;
             let (once, many) =
                 (Metrics::new(original.view(), first.exact.view())?, Metrics::new(original.view(), mean.view())?);
             let text = [distribution.to_string(), rounding.to_owned()].map(Cell::from);
             let counts = [count, original.len()].map(Cell::from);
             let output = Cell::fingerprint(&first.output(Policy::PROMOTE_128)?);
-            let figures = [once.snr_db, many.snr_db, many.bias * 100.0].map(Cell::from);
+            let figures = [once.snr_db, many.snr_db, many.bias * 100.0, systematic, deviation].map(Cell::from);
             table.push(text.into_iter().chain(counts).chain([output]).chain(figures))?;
         }
     }

@@ -1,6 +1,6 @@
 //! Samples, pinned: bits that were drawn once must be drawn for ever, on every platform.
 
-use fp8gemm_study::sample::Distribution;
+use fp8gemm_study::sample::{Distribution, random_words};
 use fp8gemm_study::{Cell, StudyError};
 
 fn bits(text: &str) -> (Vec<u32>, String) {
@@ -88,4 +88,20 @@ fn rows_have_their_meaning() {
         let found = (row.mapv(|x| x * x).sum() / 4096.0).sqrt();
         assert!((found / std - 1.0).abs() < 0.06, "{found} is not {std}");
     }
+}
+/// Breaks if the words of stochastic rounding change by a bit, are shared by streams or roles, are not
+/// uniform, or depend on how many are drawn.
+#[test]
+fn random_words_are_pinned_and_uniform() {
+    let words = |role: &str, stream, count| random_words(1, role, stream, count).expect("words");
+    assert_eq!(words("rounding", 0, 4), [2_477_230_209, 2_144_853_037, 1_378_331_251, 3_414_358_446]);
+    let many = words("rounding", 0, 1 << 16);
+    assert_eq!(many[..4], words("rounding", 0, 4));
+    assert!(many[..64] != words("rounding", 1, 64) && many[..64] != words("other", 0, 64));
+    // Each bit is set in half of the words, within five standard deviations.
+    for bit in 0..32 {
+        let set = many.iter().filter(|&&word| word >> bit & 1 == 1).count();
+        assert!(set.abs_diff(1 << 15) < 5 * 128, "bit {bit} is set in {set} of 65536 words");
+    }
+    assert!(matches!(random_words(1, &"x".repeat(25), 0, 1), Err(StudyError::Argument { .. })));
 }

@@ -47,6 +47,24 @@ use crate::StudyError;
 /// Bytes that a role may have.
 pub const ROLE_BYTES: usize = 24;
 
+/// Uniform random words, as stochastic rounding takes them: the first `count` of one stream.
+///
+/// # Errors
+/// [`StudyError::Argument`] for a role of more than [`ROLE_BYTES`] bytes.
+pub fn random_words(seed: u64, role: &str, stream: u64, count: usize) -> Result<Vec<u32>, StudyError> {
+    check_role(role)?;
+    let mut source = Source::new(seed, role, stream);
+    Ok((0..count).map(|_| source.word()).collect())
+}
+
+fn check_role(role: &str) -> Result<(), StudyError> {
+    if role.len() <= ROLE_BYTES {
+        return Ok(());
+    }
+    let rule = "a role has at most 24 bytes";
+    Err(StudyError::Argument { argument: "role", value: role.to_owned(), rule })
+}
+
 /// A distribution of the elements of a matrix; see the [module](self) for formulas.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
@@ -123,13 +141,7 @@ impl Distribution {
     /// for a role of more than [`ROLE_BYTES`] bytes.
     pub fn sample(&self, seed: u64, role: &str, shape: (usize, usize)) -> Result<Array2<f32>, StudyError> {
         self.check()?;
-        if role.len() > ROLE_BYTES {
-            return Err(StudyError::Argument {
-                argument: "role",
-                value: role.to_owned(),
-                rule: "a role has at most 24 bytes",
-            });
-        }
+        check_role(role)?;
         let (rows, columns) = shape;
         let factors = self.column_factors(seed, role, columns);
         let mut matrix = Array2::zeros(shape);

@@ -24,6 +24,11 @@ impl Source {
         Self { rng, spare: None }
     }
 
+    /// The next 32 bits.
+    pub(super) fn word(&mut self) -> u32 {
+        self.rng.next_u32()
+    }
+
     /// `(k + 1/2) 2^-52` with k the upper 52 bits of the next 64: exact, never 0 or 1.
     pub(super) fn unit(&mut self) -> f64 {
         let k = self.rng.next_u64() >> 12;

@@ -1,11 +1,12 @@
 //! E4M3 against E5M2: errors of elements and of products.
 
-use fp8gemm_formats::{Fp8Format, ScaledMatrix};
+use fp8gemm_formats::ScaledMatrix;
 use fp8gemm_problem::OperandType;
 use fp8gemm_sim::metrics::Metrics;
 use fp8gemm_sim::reference;
 use ndarray::ArrayView2;
 
+use super::elements::Elements;
 use super::sweep::TENSOR;
 use crate::sample::Distribution;
 use crate::{Cell, Comparable, Figure, Outcome, Product, Published, Scale, Settings, Study, StudyError, Table};
@@ -129,31 +130,17 @@ fn element_row(
     distribution: Distribution,
     x: ArrayView2<'_, f32>,
     quantized: &ScaledMatrix,
-) -> Result<Vec<Cell>, StudyError> {
-    let format = Fp8Format::from(quantized.ty());
-    let values = quantized.dequantize();
-    let metrics = Metrics::new(x.mapv(f64::from).view(), values.view())?;
-    let (mut zero, mut subnormal, mut normal) = (0usize, 0usize, 0usize);
-    let (mut squares, mut largest) = (0.0, 0.0f64);
-    for ((&x, &value), &code) in x.iter().zip(&values).zip(&quantized.codes()) {
-        zero += usize::from(x != 0.0 && format.is_zero(code));
-        subnormal += usize::from(format.is_subnormal(code));
-        if format.is_normal(code) {
-            let relative = (f64::from(value) - f64::from(x)) / f64::from(x);
-            normal += 1;
-            squares += relative * relative;
-            largest = largest.max(relative.abs());
-        }
-    }
-    Ok(vec![
+) -> Result<[Cell; 9], StudyError> {
+    let errors = Elements::new(x, quantized)?;
+    Ok([
         Cell::from(distribution.to_string()),
         Cell::from(quantized.ty().to_string()),
-        Cell::from(x.len()),
-        Cell::from(zero),
-        Cell::from(subnormal),
+        Cell::from(errors.elements),
+        Cell::from(errors.zero),
+        Cell::from(errors.subnormal),
         Cell::from(quantized.scales()[(0, 0)]),
-        Cell::from(metrics.snr_db),
-        Cell::from((squares / normal as f64).sqrt() * 100.0),
-        Cell::from(largest * 100.0),
+        Cell::from(errors.snr_db),
+        Cell::from(errors.rms_relative * 100.0),
+        Cell::from(errors.max_relative * 100.0),
     ])
 }

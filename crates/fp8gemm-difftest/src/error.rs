@@ -90,6 +90,15 @@ pub enum DifftestError {
         /// What was tried.
         reason: String,
     },
+    /// A single instruction that did not run.
+    #[cfg(feature = "hopper")]
+    #[error("instruction {kernel} did not run: {reason}")]
+    Probe {
+        /// The kernel.
+        kernel: fp8gemm_jit::ProbeKernel,
+        /// What the GPU's side said.
+        reason: String,
+    },
     /// Recorded single instructions that make no sense.
     #[error("recorded instructions: {what} has {found} elements, expected {expected}")]
     Recording {

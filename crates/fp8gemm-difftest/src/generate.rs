@@ -207,6 +207,10 @@ fn shapes(regime: ShapeRegime, menu: &Menu) -> BoxedStrategy<(usize, usize, usiz
             (odd(150), odd(150), odd(400)).boxed()
         }
         ShapeRegime::LongK => (any(12), any(12), 2048..=12_000usize).boxed(),
+        ShapeRegime::ManyTiles => {
+            let large = || edge - edge / 8..=edge;
+            (large(), large(), near(K_UNITS, 128)).boxed()
+        }
     };
     sizes.prop_map(move |sizes| within(sizes, macs)).boxed()
 }

@@ -16,6 +16,7 @@
 //! | [`run()`] | many cases, with coverage and findings |
 //! | [`shrink()`] | from a failing case to a small one |
 //! | [`mutants`] | wrong kernels by which all of this is scored |
+//! | `instruction` (feature `hopper`) | single instructions on a GPU against the model |
 //! | [`fit`] | a tensor core's parameters from recorded instructions alone |
 //!
 //! The twin's own SIMD paths against its specification, which needs no GPU:
@@ -40,6 +41,8 @@ mod data;
 mod error;
 pub mod fit;
 mod generate;
+#[cfg(feature = "hopper")]
+pub mod instruction;
 mod memory;
 pub mod mutants;
 mod property;

@@ -52,6 +52,8 @@ named! {
         Tails => "shape-tails",
         /// Few rows and columns, K in the thousands.
         LongK => "shape-long-k",
+        /// M and N as large as the menu allows, K short: on a GPU more tiles than it has SMs.
+        ManyTiles => "shape-many-tiles",
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use fp8gemm_formats::ScaledView;
 use fp8gemm_hopper::cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError};
 use fp8gemm_hopper::{DeviceMatrix, Gpu, HopperError, LaunchOptions, Operands, Plan, ScaleForm};
+use fp8gemm_jit::mutants::KernelMutant;
 use fp8gemm_jit::{Cache, Compiler, JitError, KernelConfig, choose, tma_can_store};
 use fp8gemm_problem::{Problem, Side};
 
@@ -29,6 +30,8 @@ pub struct HopperSubject {
     plan: Option<(Problem, KernelConfig, Plan)>,
     /// Launches so far: every other one may overlap the one before.
     launches: u64,
+    /// Kernels that are wrong in this.
+    mutant: Option<KernelMutant>,
 }
 
 impl HopperSubject {
@@ -41,12 +44,43 @@ impl HopperSubject {
         let gpu = Gpu::open(ordinal).map_err(|error| no_gpu(error.to_string()))?;
         let stream = gpu.context().new_stream().map_err(|error| no_gpu(error.to_string()))?;
         let compiler = Compiler::new(Cache::from_environment(), None);
-        Ok(Self { gpu, compiler, stream, plan: None, launches: 0 })
+        Ok(Self { gpu, compiler, stream, plan: None, launches: 0, mutant: None })
+    }
+
+    /// The same GPU with kernels that are wrong in one thing, on purpose. They are compiled anew in each
+    /// process: no cache keeps them.
+    ///
+    /// # Errors
+    /// [`DifftestError::NoGpu`].
+    pub fn mutant(&self, mutant: KernelMutant) -> Result<Self, DifftestError> {
+        let stream = self.gpu.context().new_stream();
+        let stream = stream.map_err(|error| DifftestError::NoGpu { reason: error.to_string() })?;
+        let compiler = Compiler::new(Cache::in_memory(), None);
+        Ok(Self { gpu: self.gpu.clone(), compiler, stream, plan: None, launches: 0, mutant: Some(mutant) })
+    }
+
+    /// The GPU, for tests of what is no problem.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// The compiler of its kernels.
+    pub fn compiler(&self) -> &Compiler {
+        &self.compiler
     }
 
     fn candidates(&self, problem: &Problem) -> Result<Vec<KernelConfig>, DifftestError> {
         match choose(problem, self.gpu.sms()) {
-            Ok(choice) => Ok(choice.candidates.iter().map(|candidate| candidate.config).collect()),
+            Ok(choice) => {
+                let mut configs: Vec<_> = choice.candidates.iter().map(|candidate| candidate.config).collect();
+                if let Some(mutant) = self.mutant {
+                    configs.retain(|config| mutant.applies(config));
+                    if configs.is_empty() {
+                        return Err(self.unsupported(problem, "its kernels have no such part".to_owned()));
+                    }
+                }
+                Ok(configs)
+            }
             Err(JitError::Unsupported { rule, .. }) => Err(self.unsupported(problem, rule)),
             Err(error) => Err(self.failed(problem, &error)),
         }
@@ -58,7 +92,11 @@ impl HopperSubject {
         {
             return Ok(plan.clone());
         }
-        let plan = match Plan::with_config(&self.gpu, &self.compiler, problem, config) {
+        let plan = match self.mutant {
+            None => Plan::with_config(&self.gpu, &self.compiler, problem, config),
+            Some(mutant) => Plan::mutant(&self.gpu, &self.compiler, problem, config, mutant),
+        };
+        let plan = match plan {
             // As a plan does by itself: another candidate has the same bits.
             Err(HopperError::Jit(error @ JitError::Rejected { .. })) => {
                 return Err(self.unsupported(problem, error.to_string()));
@@ -128,7 +166,8 @@ impl HopperSubject {
 
 impl Subject for HopperSubject {
     fn name(&self) -> String {
-        format!("GPU {}, {}", self.gpu.info().ordinal, self.gpu.info().name)
+        let mutant = self.mutant.map_or_else(String::new, |mutant| format!(", mutant {mutant}"));
+        format!("GPU {}, {}{mutant}", self.gpu.info().ordinal, self.gpu.info().name)
     }
 
     /// What TMA asks for; C and D may lie anywhere where their rows do not allow TMA anyway.

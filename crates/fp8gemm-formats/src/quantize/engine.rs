@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::element::Element;
 use super::kernels::{INFINITY_BITS, Scaling, largest_by_block, largest_by_column, scale_by_block, scale_by_column};
-use super::recipe::Recipe;
+use super::recipe::{BlockScale, Recipe};
 use super::rule::{NanAmax, NanElement, Rule, Target, stored_and_factor};
 use crate::{FormatError, Fp8Format, Overflow, Rounding, ScaledMatrix, convert};
 
@@ -81,7 +81,7 @@ fn zeros<T: Clone + Default>(rows: usize, columns: usize) -> Option<Vec<T>> {
 }
 
 /// Everything but the data.
-struct Job {
+pub(super) struct Job {
     rule: Rule,
     target: Target,
     format: Fp8Format,
@@ -102,7 +102,7 @@ struct Scratch {
 }
 
 impl Job {
-    fn new<T: Element>(rule: Rule, ty: OperandType) -> Self {
+    pub(super) fn new<T: Element>(rule: Rule, ty: OperandType) -> Self {
         let target = Target::of(ty);
         let nan = match rule.nan {
             NanElement::Nan => f32::NAN,
@@ -231,6 +231,24 @@ impl Job {
             self.infinite.store(true, Ordering::Relaxed);
         }
         stored_and_factor(&self.rule, &self.target, f32::from_bits(largest), self.largest_input)
+    }
+
+    /// Scale and factor of a block.
+    pub(super) fn block_scale(&self, amax: f32) -> BlockScale {
+        BlockScale::new(&self.rule, &self.target, amax, self.largest_input)
+    }
+
+    /// One row, whose blocks begin with it.
+    pub(super) fn scale_and_cast(
+        &self,
+        values: &[f32],
+        block: usize,
+        factors: &[f32],
+        scaled: &mut [f32],
+        codes: &mut [u8],
+    ) -> Result<(), FormatError> {
+        scale_by_block(self.arch, self.scaling, factors, block, values, scaled);
+        self.cast(scaled, codes)
     }
 
     fn fill_scales(&self, largest: &[u32], scales: &mut [f32], factors: &mut Vec<f32>) {

@@ -1,0 +1,89 @@
+//! Where the elements of a matrix come from: an array, FP8 codes, or a mapped file.
+
+use core::ops::Range;
+
+use fp8gemm_formats::quantize::Element;
+use fp8gemm_formats::{Fp8Format, ScaledView};
+use ndarray::{ArrayView2, s};
+
+/// A matrix that is read in pieces of rows, each piece two or three times, from several threads.
+///
+/// Implement it for what is not an array in memory; elements come as f32, to which all input types
+/// widen exactly.
+pub trait Source: Sync {
+    /// The type that the elements had before they were widened.
+    type Element: Element;
+
+    /// Rows and columns.
+    fn dim(&self) -> (usize, usize);
+
+    /// Puts the elements of these columns of the row into `values`, which is as long as the range. Both
+    /// are within [`dim`](Self::dim).
+    fn read(&self, row: usize, columns: Range<usize>, values: &mut [f32]);
+}
+
+impl<T: Element> Source for ArrayView2<'_, T> {
+    type Element = T;
+
+    fn dim(&self) -> (usize, usize) {
+        ArrayView2::dim(self)
+    }
+
+    fn read(&self, row: usize, columns: Range<usize>, values: &mut [f32]) {
+        for (value, x) in values.iter_mut().zip(self.slice(s![row, columns])) {
+            *value = x.widen();
+        }
+    }
+}
+
+/// The dequantised values, `fl(decode(code) * scale)`, of type f32.
+impl Source for ScaledView<'_> {
+    type Element = f32;
+
+    fn dim(&self) -> (usize, usize) {
+        (self.rows(), self.columns())
+    }
+
+    fn read(&self, row: usize, columns: Range<usize>, values: &mut [f32]) {
+        let table = Fp8Format::from(self.ty()).decode_table();
+        let (block_rows, block_columns) = self.layout().block(self.rows(), self.columns());
+        let (codes, scales) = (self.codes(), self.scales());
+        let (codes, scales) = (codes.slice(s![row, columns.clone()]), scales.row(row / block_rows));
+        let mut column = columns.start;
+        let mut codes = codes.iter();
+        let mut values = values.iter_mut();
+        while column < columns.end {
+            let end = ((column / block_columns + 1) * block_columns).min(columns.end);
+            let scale = scales[column / block_columns];
+            for (value, &code) in values.by_ref().take(end - column).zip(codes.by_ref()) {
+                *value = table[usize::from(code)] * scale;
+            }
+            column = end;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fp8gemm_formats::quantize::Quantizer;
+    use ndarray::Array2;
+
+    use super::*;
+
+    /// Breaks if FP8 codes read in pieces have other values than all at once, whatever the layout.
+    #[test]
+    fn pieces_of_codes_are_dequantised() {
+        let x = Array2::from_shape_fn((130, 300), |(row, column)| (row as f32 - 60.5) * (column as f32 - 7.0));
+        for quantizer in ["deepgemm:128x128", "deepgemm:1x128", "deepgemm:tensor", "deepgemm:128x1", "vllm-token"] {
+            let quantized = quantizer.parse::<Quantizer>().unwrap().quantize(x.view()).unwrap();
+            let values = quantized.dequantize();
+            for columns in [0..300, 5..6, 100..290, 128..256] {
+                for row in [0, 127, 128, 129] {
+                    let mut piece = vec![0.0; columns.len()];
+                    quantized.view().read(row, columns.clone(), &mut piece);
+                    assert_eq!(piece, values.slice(s![row, columns.clone()]).to_vec(), "{quantizer} {columns:?}");
+                }
+            }
+        }
+    }
+}

@@ -4,6 +4,7 @@ use fp8gemm_problem::ScaleLayout;
 use rayon::prelude::*;
 
 use super::distribution::{BlockAmax, Counter};
+use super::kernel::{largest, smallest};
 use super::{BATCH, Source, TILE_COLUMNS, TILE_ROWS};
 use crate::StudyError;
 
@@ -62,6 +63,7 @@ fn stripe<S: Source>(
     let rows = first..(first + TILE_ROWS).min(rows);
     let mut result = Stripe { amax: 0, smallest: u32::MAX, zeros: 0 };
     let mut row_amax = [0u32; TILE_ROWS];
+    let mut amax = [0u32; TILE_COLUMNS / 32];
     let mut values = vec![0.0f32; TILE_COLUMNS.min(columns)];
     let mut fault: Option<(usize, usize, f32)> = None;
     for start in (0..columns).step_by(TILE_COLUMNS) {
@@ -70,8 +72,13 @@ fn stripe<S: Source>(
         let mut squares = [0u32; TILE_COLUMNS / 128];
         for (row, row_amax) in rows.clone().zip(&mut row_amax) {
             source.read(row, start..end, values);
-            for (values, square) in values.chunks(128).zip(&mut squares) {
-                let piece = magnitudes(values, &mut result);
+            let (least, zeros) = smallest(values);
+            result.smallest = result.smallest.min(least);
+            result.zeros += zeros;
+            let amax = &mut amax[..values.len().div_ceil(32)];
+            largest(values, amax);
+            for (amax, square) in amax.chunks(4).zip(&mut squares) {
+                let piece = amax.iter().fold(0, |piece, &amax| amax.max(piece));
                 of_pieces.count(piece);
                 *square = piece.max(*square);
                 *row_amax = piece.max(*row_amax);
@@ -95,21 +102,4 @@ fn stripe<S: Source>(
         result.amax = result.amax.max(amax);
     }
     Ok(result)
-}
-
-/// The largest magnitude of up to 128 values, as bits; keeps the smallest and the zeros.
-fn magnitudes(values: &[f32], stripe: &mut Stripe) -> u32 {
-    let mut largest = 0u32;
-    let mut smallest = u32::MAX;
-    let mut zeros = 0u32;
-    for value in values {
-        let bits = value.to_bits() & 0x7FFF_FFFF;
-        largest = largest.max(bits);
-        // Zero wraps around to the largest.
-        smallest = smallest.min(bits.wrapping_sub(1));
-        zeros += u32::from(bits == 0);
-    }
-    stripe.smallest = stripe.smallest.min(smallest.saturating_add(1));
-    stripe.zeros += u64::from(zeros);
-    largest
 }

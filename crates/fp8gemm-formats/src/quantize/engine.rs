@@ -33,7 +33,7 @@ pub(super) fn run<T: Element>(
     let too_large = || FormatError::TooLarge { rows, columns };
     let mut codes = zeros::<u8>(rows, columns).ok_or_else(too_large)?;
     let mut scales = zeros::<f32>(scale_rows, scale_columns).ok_or_else(too_large)?;
-    let job = Job::new::<T>(recipe.rule(), ty);
+    let job = Job::new(recipe.rule(), ty, T::LARGEST);
     if codes.is_empty() {
         // Row and tensor scales exist without elements, whose largest magnitude is then 0.
         scales.fill(job.stored_and_factor(0).0);
@@ -64,7 +64,7 @@ pub(super) fn cast_with_factor<T: Element>(
     let (rows, columns) = x.dim();
     let too_large = || FormatError::TooLarge { rows, columns };
     let mut codes = zeros::<u8>(rows, columns).ok_or_else(too_large)?;
-    let job = Job::new::<T>(Recipe::TeCurrent.rule(), ty);
+    let job = Job::new(Recipe::TeCurrent.rule(), ty, T::LARGEST);
     let amax = job.largest_of_all(x);
     job.cast_rows(x, factor, &mut codes)?;
     let codes = Array2::from_shape_vec((rows, columns), codes).map_err(|_| too_large())?;
@@ -102,7 +102,7 @@ struct Scratch {
 }
 
 impl Job {
-    pub(super) fn new<T: Element>(rule: Rule, ty: OperandType) -> Self {
+    pub(super) fn new(rule: Rule, ty: OperandType, largest_input: f32) -> Self {
         let target = Target::of(ty);
         let nan = match rule.nan {
             NanElement::Nan => f32::NAN,
@@ -112,7 +112,7 @@ impl Job {
         let scaling = Scaling { divide: rule.divide, nan };
         let format = Fp8Format::from(ty);
         let arch = Arch::new();
-        Self { rule, target, format, scaling, largest_input: T::LARGEST, arch, infinite: AtomicBool::new(false) }
+        Self { rule, target, format, scaling, largest_input, arch, infinite: AtomicBool::new(false) }
     }
 
     /// One scale for the matrix: two passes over it.

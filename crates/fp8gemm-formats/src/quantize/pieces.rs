@@ -1,8 +1,8 @@
 //! [`PieceQuantizer`]: a recipe applied to pieces of a matrix, for matrices that are not in memory.
 
-use fp8gemm_problem::OperandType;
+use fp8gemm_problem::{OperandType, OutputType};
 
-use super::element::Element;
+use super::element::largest;
 use super::engine::Job;
 use super::recipe::{Applied, BlockScale, Recipe};
 use crate::FormatError;
@@ -13,17 +13,17 @@ use crate::FormatError;
 /// magnitude of each block is found first (of the matrix for tensor scales, of 128 rows for 128x128),
 /// then [`scale`](Self::scale) and [`cast`](Self::cast) give the scales and codes that `quantize` gives.
 ///
-/// Elements are f32 here, to which every input type widens exactly; `T` is the type they had, which
+/// Elements are f32 here, to which every input type widens exactly; `input` is the type they had, which
 /// matters to [`Recipe::TeBlock`] alone. One thread does the work. Infinite input is for the caller to
 /// refuse, where the recipe excludes it.
 ///
 /// ```
 /// use fp8gemm_formats::quantize::{PieceQuantizer, Quantizer, Recipe};
-/// use fp8gemm_problem::OperandType;
+/// use fp8gemm_problem::{OperandType, OutputType};
 /// use ndarray::array;
 ///
 /// let whole = Quantizer::new(Recipe::TeCurrent).quantize(array![[0.5f32, -3.5]].view())?;
-/// let pieces = PieceQuantizer::new::<f32>(Recipe::TeCurrent, OperandType::E4m3);
+/// let pieces = PieceQuantizer::new(Recipe::TeCurrent, OperandType::E4m3, OutputType::F32);
 /// let scale = pieces.scale(3.5);
 /// assert_eq!(scale.stored, whole.scales()[(0, 0)]);
 /// let (mut scaled, mut code) = ([0.0], [0]);
@@ -34,9 +34,9 @@ use crate::FormatError;
 pub struct PieceQuantizer(Job);
 
 impl PieceQuantizer {
-    /// The recipe for input that was of type `T`.
-    pub fn new<T: Element>(recipe: Recipe, ty: OperandType) -> Self {
-        Self(Job::new::<T>(recipe.rule(), ty))
+    /// The recipe to codes of type `ty`, for input of type `input`.
+    pub fn new(recipe: Recipe, ty: OperandType, input: OutputType) -> Self {
+        Self(Job::new(recipe.rule(), ty, largest(input)))
     }
 
     /// The scale of a block with this largest magnitude, as [`Recipe::block_scale`] gives it.
@@ -102,7 +102,7 @@ mod tests {
                 };
                 for ty in OperandType::ALL {
                     let whole = Quantizer { recipe, layout, ty }.quantize(x.view()).unwrap();
-                    let pieces = PieceQuantizer::new::<f32>(recipe, ty);
+                    let pieces = PieceQuantizer::new(recipe, ty, OutputType::F32);
                     for (row, values) in x.rows().into_iter().enumerate() {
                         let values = values.to_vec();
                         let amax = |values: &[f32]| values.iter().fold(0.0f32, |amax, x| amax.max(x.abs()));
@@ -123,7 +123,7 @@ mod tests {
     /// Breaks if slices of other lengths are cast in part.
     #[test]
     fn lengths_are_checked() {
-        let pieces = PieceQuantizer::new::<f32>(Recipe::DeepGemm, OperandType::E4m3);
+        let pieces = PieceQuantizer::new(Recipe::DeepGemm, OperandType::E4m3, OutputType::F32);
         let values = [1.0; 4];
         assert!(pieces.cast(&values, 2, &[1.0; 2], &mut [0.0; 4], &mut [0; 4]).is_ok());
         assert!(pieces.cast(&values, 2, &[1.0], &mut [0.0; 4], &mut [0; 4]).is_err());

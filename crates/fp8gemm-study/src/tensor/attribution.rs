@@ -59,9 +59,9 @@ fn policies(pair: Pair) -> Vec<Policy> {
 /// # Errors
 /// [`StudyError::Argument`] where the operands disagree about K or are empty, a pair has no legal
 /// policy, or for 128x1 scales; [`StudyError::NonFinite`] from either operand.
-pub fn attribute<A: Source, B: Source>(
-    a: &A,
-    b: &B,
+pub fn attribute(
+    a: &dyn Source,
+    b: &dyn Source,
     pairs: &[Pair],
     done: &(dyn Fn(f64) + Sync),
 ) -> Result<Table, StudyError> {
@@ -108,7 +108,7 @@ pub fn attribute<A: Source, B: Source>(
     Ok(table)
 }
 
-fn table<A: Source, B: Source>(a: &Sample<'_, A>, b: &Sample<'_, B>, k: usize) -> Table {
+fn table(a: &Sample<'_>, b: &Sample<'_>, k: usize) -> Table {
     let of = |rows: usize, all: usize| if rows < all { format!("{rows} of {all}") } else { rows.to_string() };
     let (m, n) = (of(a.rows.len(), a.source.dim().0), of(b.rows.len(), b.source.dim().0));
     let title = format!("Sources of the error of the product: {m} rows of A, {n} of B, K = {k}, bf16 out");
@@ -128,15 +128,15 @@ fn table<A: Source, B: Source>(a: &Sample<'_, A>, b: &Sample<'_, B>, k: usize) -
 }
 
 /// Rows that stand for a tensor, with what their scales depend on.
-struct Sample<'s, S> {
-    source: &'s S,
+struct Sample<'s> {
+    source: &'s dyn Source,
     amax: f32,
     rows: Vec<usize>,
     values: Array2<f32>,
 }
 
-impl<'s, S: Source> Sample<'s, S> {
-    fn new(source: &'s S, amax: f32) -> Self {
+impl<'s> Sample<'s> {
+    fn new(source: &'s dyn Source, amax: f32) -> Self {
         let (all, columns) = source.dim();
         let count = all.min(SAMPLE_ROWS);
         // In 128 bits: there may be any number of rows.
@@ -155,7 +155,7 @@ impl<'s, S: Source> Sample<'s, S> {
     /// The sampled rows as they are in the whole tensor, quantised. 128x128 scales become 1x128, as the
     /// rows come from different blocks.
     fn quantize(&self, quantizer: Quantizer) -> Result<ScaledMatrix, StudyError> {
-        let pieces = PieceQuantizer::new::<S::Element>(quantizer.recipe, quantizer.ty);
+        let pieces = PieceQuantizer::new(quantizer.recipe, quantizer.ty, self.source.ty());
         let square = quantizer.layout == ScaleLayout::Block128x128;
         let layout = if square { ScaleLayout::Block1x128 } else { quantizer.layout };
         let (rows, columns) = self.values.dim();

@@ -2,7 +2,7 @@
 
 use fp8gemm_formats::quantize::{PieceQuantizer, Quantizer};
 use fp8gemm_formats::{Fp8Format, convert};
-use fp8gemm_problem::ScaleLayout;
+use fp8gemm_problem::{OutputType, ScaleLayout};
 use rayon::prelude::*;
 
 use super::kernel::{Loss, Piece, largest, loss, signal};
@@ -29,14 +29,14 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn new<S: Source>(quantizer: &Quantizer) -> Self {
+    fn new(quantizer: &Quantizer, input: OutputType) -> Self {
         let format = Fp8Format::from(quantizer.ty);
         // From half a unit above the largest value on, rounding would go beyond it.
         let (largest, below) = (format.max_finite(), format.decode(format.max_code() - 1));
         Self {
             layout: quantizer.layout,
             format,
-            pieces: PieceQuantizer::new::<S::Element>(quantizer.recipe, quantizer.ty),
+            pieces: PieceQuantizer::new(quantizer.recipe, quantizer.ty, input),
             min_normal: format.min_normal(),
             overflow: largest + (largest - below) / 2.0,
         }
@@ -44,14 +44,14 @@ impl Prepared {
 }
 
 /// Reads everything once more (twice where rows have scales of their own and are longer than a tile).
-pub(super) fn cost<S: Source>(
-    source: &S,
+pub(super) fn cost(
+    source: &dyn Source,
     amax: f32,
     quantizers: &[Quantizer],
     done: &(dyn Fn(u64) + Sync),
 ) -> Result<Cost, StudyError> {
     let (rows, _) = source.dim();
-    let prepared: Vec<Prepared> = quantizers.iter().map(Prepared::new::<S>).collect();
+    let prepared: Vec<Prepared> = quantizers.iter().map(|quantizer| Prepared::new(quantizer, source.ty())).collect();
     let empty = || Cost { signal: 0.0, counted: 0, losses: vec![Loss::default(); quantizers.len()] };
     let mut all = empty();
     let firsts: Vec<usize> = (0..rows).step_by(TILE_ROWS).collect();
@@ -113,8 +113,8 @@ impl Scales {
     }
 }
 
-fn stripe<S: Source>(
-    source: &S,
+fn stripe(
+    source: &dyn Source,
     first: usize,
     amax: f32,
     quantizers: &[Prepared],

@@ -166,8 +166,8 @@ pub fn default_quantizers() -> Vec<Quantizer> {
 /// [`StudyError::Argument`] for an empty matrix, and for 128x1 scales, which run across the rows in
 /// which the matrix comes; [`StudyError::NonFinite`], naming the first element that is NaN or infinite;
 /// what a recipe refuses.
-pub fn profile<S: Source>(
-    source: &S,
+pub fn profile(
+    source: &dyn Source,
     quantizers: &[Quantizer],
     done: &(dyn Fn(u64) + Sync),
 ) -> Result<Profile, StudyError> {
@@ -194,7 +194,7 @@ pub fn profile<S: Source>(
     Ok(Profile { rows, columns, amax: scan.amax, smallest: scan.smallest, zeros: scan.zeros, blocks: scan.blocks, costs })
 }
 
-fn check_elements<S: Source>(source: &S) -> Result<(), StudyError> {
+fn check_elements(source: &dyn Source) -> Result<(), StudyError> {
     let (rows, columns) = source.dim();
     if rows == 0 || columns == 0 {
         let value = format!("{rows} x {columns}");

@@ -27,7 +27,7 @@ struct Stripe {
 const INFINITY: u32 = 0x7F80_0000;
 
 /// Reads everything once, calling `done` with the number of elements read.
-pub(super) fn scan<S: Source>(source: &S, done: &(dyn Fn(u64) + Sync)) -> Result<Scan, StudyError> {
+pub(super) fn scan(source: &dyn Source, done: &(dyn Fn(u64) + Sync)) -> Result<Scan, StudyError> {
     let (rows, _) = source.dim();
     let counters = [Counter::new(), Counter::new(), Counter::new()];
     let mut all = Stripe { amax: 0, smallest: u32::MAX, zeros: 0 };
@@ -53,8 +53,8 @@ pub(super) fn scan<S: Source>(source: &S, done: &(dyn Fn(u64) + Sync)) -> Result
     })
 }
 
-fn stripe<S: Source>(
-    source: &S,
+fn stripe(
+    source: &dyn Source,
     first: usize,
     [of_rows, of_squares, of_pieces]: &[Counter; 3],
     done: &(dyn Fn(u64) + Sync),

@@ -4,6 +4,7 @@ use core::ops::Range;
 
 use fp8gemm_formats::quantize::Element;
 use fp8gemm_formats::{Fp8Format, ScaledView};
+use fp8gemm_problem::OutputType;
 use ndarray::{ArrayView2, Axis, Slice};
 
 /// A matrix that is read in pieces of rows, each piece two or three times, from several threads.
@@ -12,7 +13,7 @@ use ndarray::{ArrayView2, Axis, Slice};
 /// widen exactly.
 pub trait Source: Sync {
     /// The type that the elements had before they were widened.
-    type Element: Element;
+    fn ty(&self) -> OutputType;
 
     /// Rows and columns.
     fn dim(&self) -> (usize, usize);
@@ -23,7 +24,9 @@ pub trait Source: Sync {
 }
 
 impl<T: Element> Source for ArrayView2<'_, T> {
-    type Element = T;
+    fn ty(&self) -> OutputType {
+        T::TYPE
+    }
 
     fn dim(&self) -> (usize, usize) {
         ArrayView2::dim(self)
@@ -41,14 +44,16 @@ impl<T: Element> Source for ArrayView2<'_, T> {
 
 /// The dequantised values, `fl(decode(code) * scale)`, of type f32.
 impl Source for ScaledView<'_> {
-    type Element = f32;
+    fn ty(&self) -> OutputType {
+        OutputType::F32
+    }
 
     fn dim(&self) -> (usize, usize) {
         (self.rows(), self.columns())
     }
 
     fn read(&self, row: usize, columns: Range<usize>, values: &mut [f32]) {
-        let table = Fp8Format::from(self.ty()).decode_table();
+        let table = Fp8Format::from(ScaledView::ty(self)).decode_table();
         let (block_rows, block_columns) = self.layout().block(self.rows(), self.columns());
         let (codes, scales) = (self.codes(), self.scales());
         let (codes, scales) = (codes.row(row), scales.row(row / block_rows));

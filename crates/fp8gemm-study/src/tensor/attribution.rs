@@ -116,7 +116,11 @@ fn table(a: &Sample<'_>, b: &Sample<'_>, k: usize) -> Table {
         .text("A", "recipe, scale layout and type of A")
         .text("B", "the same of B")
         .text("policy", "accumulation policy")
-        .float("SNR", "dB", "10 log10(sum d^2 / sum e^2) of the whole error, against the exact product of the originals")
+        .float(
+            "SNR",
+            "dB",
+            "10 log10(sum d^2 / sum e^2) of the whole error, against the exact product of the originals",
+        )
         .float("bias", "%", "mean error over mean magnitude of the product");
     for stage in Stage::ALL {
         table = table.float(&format!("{stage} SNR"), "dB", "the same of the error that this stage adds");
@@ -240,7 +244,8 @@ mod tests {
         let table = attribute(&a.view(), &b.view(), &default_pairs(), &|_| {}).unwrap();
         assert!(table.title().contains("5 rows of A, 7 of B"), "{}", table.title());
         let policies: Vec<String> = table.rows().iter().map(|row| row[2].to_string()).collect();
-        let expected = ["promote128", "chain", "promote128", "chain", "promote128", "promote128", "promote128", "promote32"];
+        let expected =
+            ["promote128", "chain", "promote128", "chain", "promote128", "promote128", "promote128", "promote32"];
         assert_eq!(policies, expected);
         let pair = default_pairs()[2];
         assert_eq!(pair.b.to_string(), "deepgemm:128x128:e4m3");

@@ -65,9 +65,10 @@ pub fn codes(view: &ScaledView<'_>) -> Codes {
     let scales = view.scales();
     // NaN wins, so that it is not overlooked.
     let pick = |better: fn(f32, f32) -> bool| {
-        scales.iter().copied().reduce(|best, scale| {
-            if scale.is_nan() || (!best.is_nan() && better(scale, best)) { scale } else { best }
-        })
+        scales
+            .iter()
+            .copied()
+            .reduce(|best, scale| if scale.is_nan() || (!best.is_nan() && better(scale, best)) { scale } else { best })
     };
     Codes {
         elements: matrix.len() as u64,

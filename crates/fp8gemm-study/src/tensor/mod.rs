@@ -191,7 +191,15 @@ pub fn profile(
         }
     });
     let costs = costs.collect();
-    Ok(Profile { rows, columns, amax: scan.amax, smallest: scan.smallest, zeros: scan.zeros, blocks: scan.blocks, costs })
+    Ok(Profile {
+        rows,
+        columns,
+        amax: scan.amax,
+        smallest: scan.smallest,
+        zeros: scan.zeros,
+        blocks: scan.blocks,
+        costs,
+    })
 }
 
 fn check_elements(source: &dyn Source) -> Result<(), StudyError> {

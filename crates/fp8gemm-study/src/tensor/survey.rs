@@ -18,13 +18,8 @@ const STUDY: Study = Study {
 const NAMED: usize = 12;
 
 /// Granularities from the coarsest to the finest.
-const LAYOUTS: [ScaleLayout; 5] = [
-    ScaleLayout::Tensor,
-    ScaleLayout::Row,
-    ScaleLayout::Block128x128,
-    ScaleLayout::Block1x128,
-    ScaleLayout::Block1x32,
-];
+const LAYOUTS: [ScaleLayout; 5] =
+    [ScaleLayout::Tensor, ScaleLayout::Row, ScaleLayout::Block128x128, ScaleLayout::Block1x128, ScaleLayout::Block1x32];
 
 /// Collects what was found of tensors, in the order in which they are added.
 #[derive(Clone, Debug)]
@@ -252,7 +247,10 @@ impl Survey {
         if !parts.is_empty() {
             let tensors = if self.len() == 1 { "the tensor".to_owned() } else { format!("{} tensors", self.len()) };
             let what = if self.len() == 1 { "SNR" } else { "Median SNR" };
-            outcome.finding(format!("{what} of {tensors} with the best quantiser of each granularity: {}.", parts.join(", ")));
+            outcome.finding(format!(
+                "{what} of {tensors} with the best quantiser of each granularity: {}.",
+                parts.join(", ")
+            ));
         }
         let best = self.tensors.index("best")?;
         let mut winners: Vec<(String, usize)> = Vec::new();

@@ -11,13 +11,8 @@ use serde::Serialize;
 use crate::text::{count, duration, list, percent, table, value};
 
 /// The granularities that have a column of their own.
-const LAYOUTS: [ScaleLayout; 5] = [
-    ScaleLayout::Tensor,
-    ScaleLayout::Row,
-    ScaleLayout::Block128x128,
-    ScaleLayout::Block1x128,
-    ScaleLayout::Block1x32,
-];
+const LAYOUTS: [ScaleLayout; 5] =
+    [ScaleLayout::Tensor, ScaleLayout::Row, ScaleLayout::Block128x128, ScaleLayout::Block1x128, ScaleLayout::Block1x32];
 
 /// Reasons and names that are shown of what was left out.
 const SHOWN: usize = 4;
@@ -70,14 +65,15 @@ impl Report {
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
         if !self.rows.is_empty() {
-            text += "amax, range of the amax of 1x128 blocks in binades, SNR in dB of the best quantiser with scales for\n";
+            text +=
+                "amax, range of the amax of 1x128 blocks in binades, SNR in dB of the best quantiser with scales for\n";
             text += &self.table();
         }
         // What one tensor is like in full; of many it is in the files and in the JSON document.
         let full: &[&str] = if self.rows.len() == 1 { &["quantisation", "amax"] } else { &[] };
         for name in full.iter().chain(&["codes", "attribution"]) {
             if let Some(table) = self.outcome.table(name) {
-                text += &format!("\n{}\n{}", table.title(), shown(table));
+                text += &format!("\n{}\n{}", table.title(), shown(table, self.rows.len() == 1));
             }
         }
         if self.outcome.table("attribution").is_some() {
@@ -88,13 +84,16 @@ impl Report {
             text += &format!("{finding}\n");
         }
         text += &self.skipped();
-        let tensors = count(self.rows.len() as u64, "tensor");
-        text += &format!("{tensors} in {}", duration(self.time));
+        let what = if self.rows.is_empty() { "1 product".to_owned() } else { count(self.rows.len() as u64, "tensor") };
+        text += &format!("{what} in {}", duration(self.time));
         match self.files.first() {
             Some(first) => {
                 let folder = PathBuf::from(first);
                 let folder = folder.parent().unwrap_or(&folder).display();
-                text += &format!("; {} in {folder}, `study report` makes a page of them\n", count(self.files.len() as u64, "file"));
+                text += &format!(
+                    "; {} in {folder}, `study report` makes a page of them\n",
+                    count(self.files.len() as u64, "file")
+                );
             }
             None => text += "; --out keeps every figure as CSV and JSON, with plots\n",
         }
@@ -110,7 +109,8 @@ impl Report {
         let mut rows = vec![header];
         for row in &self.rows {
             let mut cells = row.cells.clone();
-            cells.extend(used.iter().map(|&layout| row.snr[layout].map_or_else(String::new, |snr| format!("{snr:.2}"))));
+            cells
+                .extend(used.iter().map(|&layout| row.snr[layout].map_or_else(String::new, |snr| format!("{snr:.2}"))));
             cells.push(row.best.clone());
             rows.push(cells);
         }
@@ -146,17 +146,22 @@ impl Report {
     }
 }
 
-/// A table of results for readers.
-fn shown(results: &Table) -> String {
+/// A table of results for readers: shares and not the counts that they are of, errors of stages and not
+/// their biases; without the name of the tensor where there is but one.
+fn shown(results: &Table, one: bool) -> String {
+    let columns = results.columns();
+    let share = |name: &str| columns.iter().any(|column| column.name == format!("{name} share"));
+    let kept = |name: &str| !(share(name) || name.ends_with(" bias") || (one && name == "tensor"));
+    let kept: Vec<usize> = (0..columns.len()).filter(|&index| kept(&columns[index].name)).collect();
     let cell = |cell: &Cell| match *cell {
-        Cell::Float(figure) if figure == 0.0 || figure.abs() >= 0.01 => {
-            // Magnitudes far from 1 keep their digits.
-            if figure.abs() >= 1e5 && figure.is_finite() { format!("{figure:.3e}") } else { format!("{figure:.2}") }
+        // Magnitudes far from 1 keep their digits.
+        Cell::Float(figure) if figure != 0.0 && figure.is_finite() && !(0.01..1e5).contains(&figure.abs()) => {
+            format!("{figure:.1e}")
         }
-        Cell::Float(figure) => format!("{figure:.1e}"),
+        Cell::Float(figure) => format!("{figure:.2}"),
         ref other => other.to_string().escape_debug().to_string(),
     };
-    let mut rows = vec![results.columns().iter().map(fp8gemm_study::Column::heading).collect::<Vec<_>>()];
-    rows.extend(results.rows().iter().map(|row| row.iter().map(cell).collect::<Vec<_>>()));
+    let mut rows = vec![kept.iter().map(|&index| columns[index].heading()).collect::<Vec<_>>()];
+    rows.extend(results.rows().iter().map(|row| kept.iter().map(|&index| cell(&row[index])).collect::<Vec<_>>()));
     table(2, &rows)
 }

@@ -127,7 +127,8 @@ pub(super) fn select<'f>(
     if selected.is_empty()
         && let Some(file) = files.iter().next()
     {
-        let what = format!("{}: no f32, f16, bf16 or FP8 matrix to study; it holds {}", file.path().display(), file.held());
+        let what =
+            format!("{}: no f32, f16, bf16 or FP8 matrix to study; it holds {}", file.path().display(), file.held());
         return Err(CliError::Usage(what));
     }
     Ok(selected)
@@ -152,7 +153,8 @@ struct Wanted {
 impl Wanted {
     fn new(name: &str) -> Result<Self, CliError> {
         let is_pattern = name.contains(['*', '?', '[']);
-        let fault = |error: glob::PatternError| CliError::Usage(format!("--names {}: {}", name.escape_debug(), error.msg));
+        let fault =
+            |error: glob::PatternError| CliError::Usage(format!("--names {}: {}", name.escape_debug(), error.msg));
         let pattern = is_pattern.then(|| Pattern::new(name).map_err(fault)).transpose()?;
         Ok(Self { name: name.to_owned(), pattern })
     }
@@ -166,7 +168,8 @@ impl Wanted {
 fn refuse(files: &Files, file: &TensorFile, tensor: &TensorView<'_>) -> Option<(String, FileError)> {
     let ty = tensor.ty();
     if let Some(of) = scales_of(files, file, tensor) {
-        let fault = TensorFault::Type { got: format!("{ty} and holds scales of `{of}`"), expected: "a matrix of numbers" };
+        let fault =
+            TensorFault::Type { got: format!("{ty} and holds scales of `{of}`"), expected: "a matrix of numbers" };
         return Some((format!("scales of {of}"), fault.at(tensor)));
     }
     if !ty.is_float() && !matches!(ty, StoredType::Fp8(_)) {
@@ -206,6 +209,7 @@ fn scales_elsewhere<'f>(files: &'f Files, file: &TensorFile, tensor: &TensorView
 
 /// No tensor has this name or matches this pattern.
 fn nothing(files: &Files, name: &str) -> CliError {
-    let held: Vec<_> = files.iter().take(2).map(|file| format!("{} holds {}", file.path().display(), file.held())).collect();
+    let held: Vec<_> =
+        files.iter().take(2).map(|file| format!("{} holds {}", file.path().display(), file.held())).collect();
     CliError::Usage(format!("--names: no tensor is called or matches `{}`; {}", name.escape_debug(), list(&held)))
 }

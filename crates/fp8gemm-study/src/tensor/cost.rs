@@ -24,7 +24,6 @@ struct Prepared {
     layout: ScaleLayout,
     format: Fp8Format,
     pieces: PieceQuantizer,
-    min_normal: f32,
     overflow: f32,
 }
 
@@ -37,7 +36,6 @@ impl Prepared {
             layout: quantizer.layout,
             format,
             pieces: PieceQuantizer::new(quantizer.recipe, quantizer.ty, input),
-            min_normal: format.min_normal(),
             overflow: largest + (largest - below) / 2.0,
         }
     }
@@ -198,10 +196,12 @@ fn stripe(
                     values,
                     reciprocals: inverse,
                     scaled,
+                    codes,
                     decoded,
                     scales: &scales.stored,
                     block,
-                    min_normal: quantizer.min_normal,
+                    normal: 1 << quantizer.format.mantissa_bits(),
+                    largest: quantizer.format.max_code(),
                     overflow: quantizer.overflow,
                 }));
             }

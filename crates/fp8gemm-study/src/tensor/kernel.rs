@@ -35,12 +35,15 @@ pub(super) struct Piece<'a> {
     /// `1 / |x|`, or 0 where there is none.
     pub(super) reciprocals: &'a [f32],
     pub(super) scaled: &'a [f32],
+    pub(super) codes: &'a [u8],
     pub(super) decoded: &'a [f32],
     /// What dequantisation multiplies by, one for each block.
     pub(super) scales: &'a [f32],
     pub(super) block: usize,
-    /// Of the format: below it decoded numbers are subnormal, above it scaled ones are clipped.
-    pub(super) min_normal: f32,
+    /// Of the format: the first normal code, the largest finite one, and the magnitude from which on
+    /// scaled elements are clipped.
+    pub(super) normal: u8,
+    pub(super) largest: u8,
     pub(super) overflow: f32,
 }
 
@@ -59,29 +62,64 @@ pub(super) fn loss(piece: &Piece<'_>) -> Loss {
                 let end = (start + p.block).min(p.values.len());
                 let (values, values_rest) = p.values[start..end].as_chunks::<LANES>();
                 let (reciprocals, reciprocals_rest) = p.reciprocals[start..end].as_chunks::<LANES>();
-                let (scaled, scaled_rest) = p.scaled[start..end].as_chunks::<LANES>();
                 let (decoded, decoded_rest) = p.decoded[start..end].as_chunks::<LANES>();
-                for (((x, r), s), d) in values.iter().zip(reciprocals).zip(scaled).zip(decoded) {
-                    lanes.add(x, r, s, d, scale, p);
+                for ((x, reciprocal), decoded) in values.iter().zip(reciprocals).zip(decoded) {
+                    lanes.add(x, reciprocal, decoded, scale);
                 }
                 if !values_rest.is_empty() {
-                    // Zeros lose nothing and count for nothing.
+                    // Zeros lose nothing. (A scale that is not finite would make NaN of them; it has
+                    // made NaN of the sum already.)
                     let pad = |rest: &[f32]| {
                         let mut padded = [0.0; LANES];
                         padded[..rest.len()].copy_from_slice(rest);
                         padded
                     };
-                    let rests = [values_rest, reciprocals_rest, scaled_rest, decoded_rest].map(pad);
-                    // A scale that is not finite would make NaN of the padding; it has made NaN of the
-                    // sum already.
-                    lanes.add(&rests[0], &rests[1], &rests[2], &rests[3], scale, p);
+                    lanes.add(&pad(values_rest), &pad(reciprocals_rest), &pad(decoded_rest), scale);
                 }
                 start = end;
             }
-            lanes.sum()
+            let mut loss = lanes.sum();
+            let [zero, subnormal, largest] = count_codes(p.codes, p.normal, p.largest);
+            loss.subnormal = subnormal;
+            // Loops and no closures, to which the vectors of this function do not reach.
+            if zero > 0 {
+                let mut flushed = 0u32;
+                for (&x, &decoded) in p.values.iter().zip(p.decoded) {
+                    flushed += u32::from((x != 0.0) & (decoded == 0.0));
+                }
+                loss.flushed = flushed.into();
+            }
+            if largest > 0 {
+                let mut saturated = 0u32;
+                for scaled in p.scaled {
+                    saturated += u32::from(scaled.abs() > p.overflow);
+                }
+                loss.saturated = saturated.into();
+            }
+            loss
         }
     }
     Arch::new().dispatch(Run(piece))
+}
+
+/// How many codes are zero, subnormal, and of the largest magnitude (clipped ones are among these).
+#[inline(always)]
+fn count_codes(codes: &[u8], normal: u8, largest: u8) -> [u64; 3] {
+    let mut counts = [0u64; 3];
+    // Counts of so few fit into bytes, and bytes are what most of fit into a vector.
+    for codes in codes.chunks(128) {
+        let (mut zero, mut subnormal, mut clipped) = (0u8, 0u8, 0u8);
+        for &code in codes {
+            let magnitude = code & 0x7F;
+            zero += u8::from(magnitude == 0);
+            subnormal += u8::from((magnitude != 0) & (magnitude < normal));
+            clipped += u8::from(magnitude == largest);
+        }
+        for (count, part) in counts.iter_mut().zip([zero, subnormal, clipped]) {
+            *count += u64::from(part);
+        }
+    }
+    counts
 }
 
 /// What is asked of a piece before it is quantised.
@@ -174,43 +212,21 @@ pub(super) fn smallest(values: &[f32]) -> (u32, u64) {
 struct Lanes {
     error: [f64; LANES],
     relative: [f64; LANES],
-    flushed: [u32; LANES],
-    subnormal: [u32; LANES],
-    saturated: [u32; LANES],
 }
 
 impl Lanes {
     #[inline(always)]
-    fn add(
-        &mut self,
-        x: &[f32; LANES],
-        reciprocal: &[f32; LANES],
-        scaled: &[f32; LANES],
-        decoded: &[f32; LANES],
-        scale: f32,
-        piece: &Piece<'_>,
-    ) {
+    fn add(&mut self, x: &[f32; LANES], reciprocal: &[f32; LANES], decoded: &[f32; LANES], scale: f32) {
         for i in 0..LANES {
             // One rounding: the product itself is not rounded.
             let error = decoded[i].mul_add(scale, -x[i]);
             let wide = f64::from(error);
-            self.error[i] += wide * wide;
+            self.error[i] = wide.mul_add(wide, self.error[i]);
             self.relative[i] += f64::from(error.abs() * reciprocal[i]);
-            let zero = decoded[i] == 0.0;
-            self.flushed[i] += u32::from(zero & (x[i] != 0.0));
-            self.subnormal[i] += u32::from(!zero & (decoded[i].abs() < piece.min_normal));
-            self.saturated[i] += u32::from(scaled[i].abs() > piece.overflow);
         }
     }
 
     fn sum(&self) -> Loss {
-        let total = |lanes: &[u32; LANES]| lanes.iter().map(|&count| u64::from(count)).sum();
-        Loss {
-            error: self.error.iter().sum(),
-            relative: self.relative.iter().sum(),
-            flushed: total(&self.flushed),
-            subnormal: total(&self.subnormal),
-            saturated: total(&self.saturated),
-        }
+        Loss { error: self.error.iter().sum(), relative: self.relative.iter().sum(), ..Loss::default() }
     }
 }

@@ -84,7 +84,7 @@ pub fn attribute(
     let (sample_a, sample_b) = (Sample::new(a, amax_a), Sample::new(b, amax_b));
     let mut table = table(&sample_a, &sample_b, k);
     let total: usize = pairs.iter().map(|&pair| policies(pair).len()).sum();
-    let mut finished = 0;
+    let mut finished = 0usize;
     for &pair in pairs {
         let (quantized_a, quantized_b) = (sample_a.quantize(pair.a)?, sample_b.quantize(pair.b)?);
         for policy in policies(pair) {

@@ -155,3 +155,28 @@ fn the_best_is_by_its_rule() {
     assert_eq!(chosen(&exact).as_deref(), Some("te-current:tensor:e4m3"));
     assert_eq!(chosen(&[]), None);
 }
+
+/// Breaks if a survey of nothing, of zeros alone, of few or of many tensors has a figure that cannot be
+/// drawn or a table without rows, or does not survive its file.
+#[test]
+fn surveys_of_any_size_can_be_written() {
+    let zeros = profile(&Array2::<f32>::zeros((4, 8)).view(), &default_quantizers(), &|_| {}).unwrap();
+    let x = profile(&sample((130, 300)).view(), &default_quantizers(), &|_| {}).unwrap();
+    for (count, found, figures) in [(0, &x, 0), (2, &zeros, 1), (2, &x, 2), (40, &x, 1)] {
+        let mut survey = Survey::new();
+        for number in 0..count {
+            survey.tensor(&format!("layers.{number}.weight"), "f32", found).unwrap();
+        }
+        survey.skip("ids", "I64", &[1, 8], "no matrix").unwrap();
+        assert_eq!((survey.len(), survey.is_empty()), (count, count == 0));
+        let outcome = survey.outcome().unwrap();
+        assert_eq!(outcome.figures.len(), figures, "{count}");
+        for figure in &outcome.figures {
+            figure.svg(outcome.table(figure.table()).unwrap()).unwrap();
+        }
+        assert!(outcome.tables.iter().all(|table| !table.rows().is_empty()));
+        let folder = tempfile::tempdir().unwrap();
+        crate::results::write(folder.path(), &outcome, false).unwrap();
+        assert_eq!(crate::results::read(folder.path()).unwrap(), [outcome]);
+    }
+}

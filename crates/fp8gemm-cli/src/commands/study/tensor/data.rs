@@ -13,7 +13,7 @@ use crate::operands::Operand;
 pub(super) enum Data<'f> {
     Numbers(Numbers<'f>),
     /// FP8 codes with their scales.
-    Codes(Operand<'f>),
+    Codes(Box<Operand<'f>>),
 }
 
 impl Data<'_> {

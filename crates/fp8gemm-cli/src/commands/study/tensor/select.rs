@@ -85,7 +85,7 @@ impl<'f> Selected<'f> {
         if self.tensor.ty().is_float() {
             return Ok(Data::Numbers(Numbers(self.tensor)));
         }
-        Ok(Data::Codes(stored(self.file, self.name(), self.scales)?))
+        Ok(Data::Codes(Box::new(stored(self.file, self.name(), self.scales)?)))
     }
 }
 

@@ -227,6 +227,28 @@ fn results_are_kept_and_reported() {
     assert!(page.contains("<svg") && page.contains("own data"));
 }
 
+/// Breaks if an array in Fortran order is read as if it were in C order, or a file of either kind is not.
+#[test]
+fn arrays_of_either_order_are_the_same() {
+    let folder = folder();
+    let (rows, columns) = (140, 2060);
+    let values = uniform(rows * columns, 8);
+    let write = |name: &str, fortran: &str, values: &mut dyn Iterator<Item = f32>| {
+        let header = format!("{{'descr': '<f4', 'fortran_order': {fortran}, 'shape': ({rows}, {columns}), }}");
+        let header = format!("{header:<117}\n");
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend((header.len() as u16).to_le_bytes());
+        bytes.extend(header.bytes());
+        bytes.extend(values.flat_map(f32::to_le_bytes));
+        fs::write(folder.path().join(name), bytes).unwrap();
+    };
+    write("c.npy", "False", &mut values.iter().copied());
+    let place = |i: usize| i % rows * columns + i / rows;
+    write("f.npy", "True", &mut (0..rows * columns).map(|i| values[place(i)]));
+    let tables = |name: &str| study(folder.path(), &[name, "--json"]).json(0)["outcome"]["tables"].clone();
+    assert_eq!(tables("c.npy"), tables("f.npy"));
+}
+
 /// Breaks if the number of threads changes a figure.
 #[test]
 fn threads_do_not_matter() {

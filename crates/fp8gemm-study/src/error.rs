@@ -46,6 +46,16 @@ pub enum StudyError {
         /// The rule it breaks.
         rule: &'static str,
     },
+    /// A matrix that holds NaN or infinity.
+    #[error("holds {value} at row {row}, column {column}: only finite numbers can be studied")]
+    NonFinite {
+        /// Row of the first one.
+        row: usize,
+        /// Its column.
+        column: usize,
+        /// What it is.
+        value: f32,
+    },
     /// A table or figure that does not hold together.
     #[error("table `{table}`: {fault}")]
     Table {

@@ -19,6 +19,7 @@
 //! | [`Product`] | quantised samples and their exact product, the common ground of studies |
 //! | [`Table`], [`Figure`] | typed columns as CSV and JSON; lines and bars as SVG |
 //! | [`Grid`] | policy x recipe x distribution: an experiment of one's own |
+//! | [`tensor`] | what quantisation does to tensors of one's own, larger than memory if need be |
 //! | [`results`], [`report`] | outcomes on disk; one page (HTML or Markdown) of all of them |
 //!
 //! Results depend on the settings alone: not on threads or the number of cores. Counts and bit
@@ -38,6 +39,7 @@ pub mod sample;
 pub mod studies;
 mod study;
 mod table;
+pub mod tensor;
 
 pub use error::StudyError;
 pub use figure::{Figure, FigureKind, Scale};

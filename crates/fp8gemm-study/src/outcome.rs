@@ -51,6 +51,10 @@ pub struct Outcome {
     pub quick: bool,
     /// Version of this crate.
     pub version: String,
+    /// The command that computes it again, where it is not `study run`: own tensors have no seed and
+    /// no sizes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_command: Option<String>,
     /// What was found, a paragraph each, most important first.
     pub findings: Vec<String>,
     /// Sizes, distributions, recipes: name and value.
@@ -73,6 +77,7 @@ impl Outcome {
             seed: settings.seed,
             quick: settings.quick,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            own_command: None,
             findings: Vec::new(),
             parameters: Vec::new(),
             published: Vec::new(),
@@ -93,6 +98,9 @@ impl Outcome {
 
     /// The command that computes it again.
     pub fn command(&self) -> String {
+        if let Some(command) = &self.own_command {
+            return command.clone();
+        }
         let quick = if self.quick { " --quick" } else { "" };
         format!("fp8gemm study run {} --seed {}{quick}", self.study, self.seed)
     }

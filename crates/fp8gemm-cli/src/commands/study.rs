@@ -1,5 +1,7 @@
 //! `fp8gemm study`: numerical studies on the CPU, their files and a report of them.
 
+mod tensor;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +21,7 @@ Examples:
   fp8gemm study list
   fp8gemm study run accumulation promotion-interval
   fp8gemm study all --quick --out studies && fp8gemm study report --out studies
+  fp8gemm study tensor model.safetensors --names 'model.layers.0.*'
 
 Each study leaves a folder with its tables (CSV), plots (SVG) and everything together (study.json), \
 whole or not at all; what is finished stays when a run is interrupted. `report` makes report.html and \
@@ -49,6 +52,8 @@ enum What {
         #[command(flatten)]
         run: RunArgs,
     },
+    /// Profile tensors of your own: magnitudes, and what each recipe and granularity of FP8 does to them
+    Tensor(tensor::TensorArgs),
     /// Make one page, HTML and Markdown, of the results in the folder
     Report {
         #[command(flatten)]
@@ -96,6 +101,7 @@ pub(crate) fn run(args: &StudyArgs, json: bool) -> Result<u8, CliError> {
             compute(chosen, run, json)?;
         }
         What::All { run } => compute(studies::ALL.iter().collect(), run, json)?,
+        What::Tensor(args) => tensor::run(args, json)?,
         What::Report { folder } => write_report(folder, json)?,
     }
     Ok(SUCCESS)

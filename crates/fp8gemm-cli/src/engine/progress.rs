@@ -28,6 +28,11 @@ impl Progress {
         Self { bar, start: Instant::now(), shown: OnceLock::new() }
     }
 
+    /// Says what is being done now.
+    pub(crate) fn about(&self, what: String) {
+        self.bar.set_message(what);
+    }
+
     /// Counts finished multiply-adds; from any thread.
     pub(crate) fn advance(&self, macs: u64) {
         self.bar.inc(macs);

@@ -104,19 +104,7 @@ impl FileError {
     }
 
     pub(super) fn no_tensor(name: &str, contents: &Contents) -> Self {
-        const SHOWN: usize = 6;
-        let mut held: Vec<String> = contents
-            .tensors
-            .iter()
-            .take(SHOWN)
-            .map(|info| format!("`{}` {} {:?}", info.name.escape_debug(), info.ty, info.shape))
-            .collect();
-        match contents.tensors.len() {
-            0 => held.push("no tensors".to_owned()),
-            n if n > SHOWN => held.push(format!("{} more", n - SHOWN)),
-            _ => {}
-        }
-        Self::NoTensor { name: name.to_owned(), held: held.join(", ") }
+        Self::NoTensor { name: name.to_owned(), held: contents.held() }
     }
 }
 
@@ -197,6 +185,16 @@ pub enum TensorFault {
         k: usize,
         /// The shapes that would do, and what went wrong if that can be told.
         rule: String,
+    },
+    /// A NaN or infinite element.
+    #[error("holds {value} at row {row} column {column}: only finite numbers can be studied")]
+    NonFinite {
+        /// Row of the first one.
+        row: usize,
+        /// Its column.
+        column: usize,
+        /// What it is.
+        value: f32,
     },
     /// A NaN or infinite scale.
     #[error(

@@ -52,6 +52,19 @@ impl Contents {
         self.tensors.iter().filter_map(|info| Some(TensorView::new(info, bytes.get(info.data.clone())?)))
     }
 
+    /// Names, types and shapes of a few tensors, for messages.
+    fn held(&self) -> String {
+        const SHOWN: usize = 6;
+        let shown = |info: &TensorInfo| format!("`{}` {} {:?}", info.name.escape_debug(), info.ty, info.shape);
+        let mut held: Vec<String> = self.tensors.iter().take(SHOWN).map(shown).collect();
+        match self.tensors.len() {
+            0 => held.push("no tensors".to_owned()),
+            n if n > SHOWN => held.push(format!("{} more", n - SHOWN)),
+            _ => {}
+        }
+        held.join(", ")
+    }
+
     /// The tensor of that name; in an `.npy` file its one array, whatever the name.
     fn find(&self, name: &str) -> Option<usize> {
         match self.container {
@@ -128,6 +141,11 @@ impl TensorFile {
     /// The tensors, in the order of their data.
     pub fn tensors(&self) -> impl Iterator<Item = TensorView<'_>> {
         self.contents.views(self.map.bytes())
+    }
+
+    /// Names, types and shapes of a few tensors, for messages.
+    pub fn held(&self) -> String {
+        self.contents.held()
     }
 
     /// The tensor of that name; in an `.npy` file its one array, whatever the name.

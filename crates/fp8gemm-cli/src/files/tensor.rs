@@ -4,6 +4,7 @@ use core::fmt;
 use core::ops::Range;
 
 use fp8gemm::formats::E8m0;
+use fp8gemm::formats::quantize::Element;
 use fp8gemm::problem::OperandType;
 use fp8gemm::sim::Matrix;
 use half::{bf16, f16};
@@ -175,6 +176,46 @@ impl<'a> TensorView<'a> {
                 Ok(values.iter().copied().collect())
             }
             _ => Ok(values),
+        }
+    }
+
+    /// Some elements of a row of a matrix whose type is F32, F16 or BF16, as f32: as many as there are
+    /// `values`, from that column on. Reads nothing else, and does nothing for other types and places
+    /// outside the matrix.
+    pub fn widen(&self, row: usize, column: usize, values: &mut [f32]) {
+        match self.ty() {
+            StoredType::F32 => self.widen_words(f32::from_le_bytes, row, column, values),
+            StoredType::F16 => self.widen_words(f16::from_le_bytes, row, column, values),
+            StoredType::Bf16 => self.widen_words(bf16::from_le_bytes, row, column, values),
+            _ => {}
+        }
+    }
+
+    fn widen_words<const N: usize, T: Element + Default>(
+        &self,
+        element: fn([u8; N]) -> T,
+        row: usize,
+        column: usize,
+        values: &mut [f32],
+    ) {
+        const PIECE: usize = 256;
+        let [rows, columns] = *self.shape() else { return };
+        let words = self.bytes.as_chunks::<N>().0;
+        if self.info.fortran {
+            let place = |column: usize| column * rows + row;
+            for (column, value) in (column..columns).zip(values) {
+                *value = words.get(place(column)).map_or(0.0, |&word| element(word).widen());
+            }
+            return;
+        }
+        let first = row * columns + column;
+        let Some(words) = words.get(first..first + values.len()) else { return };
+        // Bytes of a file have any alignment; a piece of them is copied to where there is one.
+        let mut aligned = [T::default(); PIECE];
+        for (words, values) in words.chunks(PIECE).zip(values.chunks_mut(PIECE)) {
+            let aligned = &mut aligned[..words.len()];
+            aligned.iter_mut().zip(words).for_each(|(aligned, &word)| *aligned = element(word));
+            T::widen_slice(aligned, values);
         }
     }
 

@@ -35,6 +35,11 @@ impl Files {
         Ok(Self(files))
     }
 
+    /// The files, in the order in which they were named.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &TensorFile> {
+        self.0.iter()
+    }
+
     /// The file of that path, which was opened.
     pub(crate) fn get(&self, path: &Path) -> Option<&TensorFile> {
         self.0.iter().find(|file| file.path() == path)
@@ -131,6 +136,23 @@ pub(crate) fn load<'f>(
         _ => None,
     };
     Ok(Inputs { a, b, c, epilogue, readings })
+}
+
+/// An FP8 tensor of a checkpoint with its scales, from another file where one is given. Where their
+/// shape can mean several layouts, all of them give each element the same scale.
+pub(crate) fn stored<'f>(
+    file: &'f TensorFile,
+    name: &str,
+    scales: Option<&'f TensorFile>,
+) -> Result<Operand<'f>, CliError> {
+    let stored = Stored::find(Side::B, file, name, scales)?;
+    let layout = stored.readings(None)?.first().copied();
+    stored.into_operand(layout, None, None, false)
+}
+
+/// The names that the scales of a tensor may have.
+pub(crate) fn scale_names(name: &str) -> [String; 3] {
+    [format!("scale_{name}"), format!("{name}_scale_inv"), format!("{name}_scale")]
 }
 
 /// The `c` of either file.

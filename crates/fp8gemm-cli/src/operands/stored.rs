@@ -8,7 +8,7 @@ use ndarray::Array2;
 
 use super::layouts::usual_layout;
 use super::operand::{Data, Numbers, Operand};
-use super::{named, scale_name};
+use super::{named, scale_name, scale_names};
 use crate::error::{CliError, InFile, note};
 use crate::files::{TensorFault, TensorFile, TensorView};
 use crate::text::list;
@@ -32,7 +32,7 @@ impl<'f> Stored<'f> {
         scale_file: Option<&'f TensorFile>,
     ) -> Result<Self, CliError> {
         let tensor = file.require(name).in_file(file.path())?;
-        let names = [format!("scale_{name}"), format!("{name}_scale_inv"), format!("{name}_scale")];
+        let names = scale_names(name);
         let beside = scale_file.unwrap_or(file);
         let mut scales = names.iter().filter(|_| scale_file.is_some() || named(beside)).find_map(|name| {
             let view = beside.get(name)?;

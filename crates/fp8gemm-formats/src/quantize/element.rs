@@ -1,5 +1,6 @@
 //! [`Element`]: the types a matrix may have before it is quantised.
 
+use fp8gemm_problem::OutputType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
@@ -11,6 +12,9 @@ pub trait Element: Copy + Send + Sync + sealed::Sealed + 'static {
     /// The largest finite value, which TransformerEngine's block scaling takes for a scale that
     /// overflows f32.
     const LARGEST: f32;
+
+    /// The same type as a value.
+    const TYPE: OutputType;
 
     /// The value as f32, exact.
     fn widen(self) -> f32;
@@ -26,6 +30,7 @@ pub trait Element: Copy + Send + Sync + sealed::Sealed + 'static {
 
 impl Element for f32 {
     const LARGEST: f32 = f32::MAX;
+    const TYPE: OutputType = OutputType::F32;
 
     fn widen(self) -> f32 {
         self
@@ -42,6 +47,7 @@ impl Element for f32 {
 
 impl Element for bf16 {
     const LARGEST: f32 = f32::from_bits(0x7F7F_0000);
+    const TYPE: OutputType = OutputType::Bf16;
 
     fn widen(self) -> f32 {
         self.to_f32()
@@ -61,6 +67,7 @@ impl Element for bf16 {
 
 impl Element for f16 {
     const LARGEST: f32 = 65504.0;
+    const TYPE: OutputType = OutputType::F16;
 
     fn widen(self) -> f32 {
         self.to_f32()
@@ -72,6 +79,15 @@ impl Element for f16 {
 
     fn widen_slice(source: &[Self], destination: &mut [f32]) {
         source.convert_to_f32_slice(destination);
+    }
+}
+
+/// [`Element::LARGEST`] of a type that is known at run time.
+pub(super) const fn largest(input: OutputType) -> f32 {
+    match input {
+        OutputType::Bf16 => <bf16 as Element>::LARGEST,
+        OutputType::F16 => <f16 as Element>::LARGEST,
+        OutputType::F32 => <f32 as Element>::LARGEST,
     }
 }
 

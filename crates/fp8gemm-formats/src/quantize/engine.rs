@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::element::Element;
 use super::kernels::{INFINITY_BITS, Scaling, largest_by_block, largest_by_column, scale_by_block, scale_by_column};
-use super::recipe::Recipe;
+use super::recipe::{BlockScale, Recipe};
 use super::rule::{NanAmax, NanElement, Rule, Target, stored_and_factor};
 use crate::{FormatError, Fp8Format, Overflow, Rounding, ScaledMatrix, convert};
 
@@ -33,7 +33,7 @@ pub(super) fn run<T: Element>(
     let too_large = || FormatError::TooLarge { rows, columns };
     let mut codes = zeros::<u8>(rows, columns).ok_or_else(too_large)?;
     let mut scales = zeros::<f32>(scale_rows, scale_columns).ok_or_else(too_large)?;
-    let job = Job::new::<T>(recipe.rule(), ty);
+    let job = Job::new(recipe.rule(), ty, T::LARGEST);
     if codes.is_empty() {
         // Row and tensor scales exist without elements, whose largest magnitude is then 0.
         scales.fill(job.stored_and_factor(0).0);
@@ -64,7 +64,7 @@ pub(super) fn cast_with_factor<T: Element>(
     let (rows, columns) = x.dim();
     let too_large = || FormatError::TooLarge { rows, columns };
     let mut codes = zeros::<u8>(rows, columns).ok_or_else(too_large)?;
-    let job = Job::new::<T>(Recipe::TeCurrent.rule(), ty);
+    let job = Job::new(Recipe::TeCurrent.rule(), ty, T::LARGEST);
     let amax = job.largest_of_all(x);
     job.cast_rows(x, factor, &mut codes)?;
     let codes = Array2::from_shape_vec((rows, columns), codes).map_err(|_| too_large())?;
@@ -81,7 +81,7 @@ fn zeros<T: Clone + Default>(rows: usize, columns: usize) -> Option<Vec<T>> {
 }
 
 /// Everything but the data.
-struct Job {
+pub(super) struct Job {
     rule: Rule,
     target: Target,
     format: Fp8Format,
@@ -102,7 +102,7 @@ struct Scratch {
 }
 
 impl Job {
-    fn new<T: Element>(rule: Rule, ty: OperandType) -> Self {
+    pub(super) fn new(rule: Rule, ty: OperandType, largest_input: f32) -> Self {
         let target = Target::of(ty);
         let nan = match rule.nan {
             NanElement::Nan => f32::NAN,
@@ -112,7 +112,7 @@ impl Job {
         let scaling = Scaling { divide: rule.divide, nan };
         let format = Fp8Format::from(ty);
         let arch = Arch::new();
-        Self { rule, target, format, scaling, largest_input: T::LARGEST, arch, infinite: AtomicBool::new(false) }
+        Self { rule, target, format, scaling, largest_input, arch, infinite: AtomicBool::new(false) }
     }
 
     /// One scale for the matrix: two passes over it.
@@ -231,6 +231,24 @@ impl Job {
             self.infinite.store(true, Ordering::Relaxed);
         }
         stored_and_factor(&self.rule, &self.target, f32::from_bits(largest), self.largest_input)
+    }
+
+    /// Scale and factor of a block.
+    pub(super) fn block_scale(&self, amax: f32) -> BlockScale {
+        BlockScale::new(&self.rule, &self.target, amax, self.largest_input)
+    }
+
+    /// One row, whose blocks begin with it.
+    pub(super) fn scale_and_cast(
+        &self,
+        values: &[f32],
+        block: usize,
+        factors: &[f32],
+        scaled: &mut [f32],
+        codes: &mut [u8],
+    ) -> Result<(), FormatError> {
+        scale_by_block(self.arch, self.scaling, factors, block, values, scaled);
+        self.cast(scaled, codes)
     }
 
     fn fill_scales(&self, largest: &[u32], scales: &mut [f32], factors: &mut Vec<f32>) {

@@ -37,6 +37,7 @@ mod delayed;
 mod element;
 mod engine;
 mod kernels;
+mod pieces;
 mod recipe;
 mod rule;
 
@@ -50,6 +51,7 @@ use crate::{FormatError, ScaledMatrix};
 
 pub use delayed::{AmaxAlgorithm, DelayedScaling};
 pub use element::Element;
+pub use pieces::PieceQuantizer;
 pub use recipe::{Applied, BlockScale, Recipe};
 
 /// Quantises `x` (`[rows, columns]`, any strides) to codes of type `ty` with scales of the given

@@ -340,14 +340,7 @@ impl Recipe {
     /// assert_eq!(scale.applied, Applied::MultiplyBy(256.0));
     /// ```
     pub fn block_scale<T: Element>(self, ty: OperandType, amax: f32) -> BlockScale {
-        let rule = self.rule();
-        let amax = match rule.nan_amax {
-            NanAmax::Ignored if amax.is_nan() => 0.0,
-            _ => amax.abs(),
-        };
-        let (stored, factor) = stored_and_factor(&rule, &Target::of(ty), amax, T::LARGEST);
-        let applied = if rule.divide { Applied::DivideBy(factor) } else { Applied::MultiplyBy(factor) };
-        BlockScale { stored, applied }
+        BlockScale::new(&self.rule(), &Target::of(ty), amax, T::LARGEST)
     }
 }
 
@@ -358,6 +351,18 @@ pub struct BlockScale {
     pub stored: f32,
     /// What quantisation does to each element before the cast.
     pub applied: Applied,
+}
+
+impl BlockScale {
+    pub(super) fn new(rule: &Rule, target: &Target, amax: f32, largest_input: f32) -> Self {
+        let amax = match rule.nan_amax {
+            NanAmax::Ignored if amax.is_nan() => 0.0,
+            _ => amax.abs(),
+        };
+        let (stored, factor) = stored_and_factor(rule, target, amax, largest_input);
+        let applied = if rule.divide { Applied::DivideBy(factor) } else { Applied::MultiplyBy(factor) };
+        Self { stored, applied }
+    }
 }
 
 /// How a scale is applied to an element: one f32 operation.

@@ -68,6 +68,9 @@ fn comparable(comparable: Comparable) -> &'static str {
 
 /// Size, seed and version in one line.
 fn provenance(outcome: &Outcome) -> String {
+    if outcome.own_command.is_some() {
+        return format!("own data, fp8gemm-study {}", outcome.version);
+    }
     let size = if outcome.quick { "quick sizes" } else { "full sizes" };
     format!("{size}, seed {}, fp8gemm-study {}", outcome.seed, outcome.version)
 }

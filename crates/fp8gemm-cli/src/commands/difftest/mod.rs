@@ -3,6 +3,7 @@
 mod case_file;
 mod fit;
 mod folder;
+mod instructions;
 mod mutants;
 mod report;
 
@@ -37,6 +38,7 @@ Examples:
   fp8gemm difftest write problems                     problem files; run your kernel on each, add `d`
   fp8gemm difftest check problems
   fp8gemm difftest mutants                            how good the generated cases are
+  fp8gemm difftest instructions                       single wgmma, mma.sync and f32 instructions
   fp8gemm difftest fit vectors/wgmma_m64n8k32.safetensors
 
 A case that fails is shrunk and kept as a file that `fp8gemm verify` reads. One seed gives the same cases \
@@ -65,6 +67,8 @@ enum What {
     Check(folder::CheckArgs),
     /// Run the generated cases on kernels that are wrong in one thing each: all must be found
     Mutants(mutants::MutantsArgs),
+    /// Run single tensor-core and f32 instructions on a GPU and hold them against the model
+    Instructions(instructions::InstructionsArgs),
     /// Infer a tensor core's parameters from recorded single instructions
     Fit(fit::FitArgs),
 }
@@ -121,6 +125,7 @@ pub(crate) fn run(args: &DifftestArgs, json: bool) -> Result<u8, CliError> {
         Some(What::Write(args)) => folder::write(args, json),
         Some(What::Check(args)) => folder::check(args, json),
         Some(What::Mutants(args)) => mutants::run(args, json),
+        Some(What::Instructions(args)) => instructions::run(args, json),
         Some(What::Fit(args)) => fit::run(args, json),
         None => run_engine(&args.run, json),
     }
@@ -180,25 +185,32 @@ fn setup(args: &RunArgs) -> Result<Setup, CliError> {
             None => Ok(twin()),
         };
     }
-    let opened = match args.device {
+    match open_gpu(args.device) {
+        Ok(gpu) => {
+            let subjects: Vec<Box<dyn Subject>> = vec![Box::new(gpu)];
+            Ok(Setup { engine: "hopper", subjects, menu: Menu::gpu(), oracle: Path::best() })
+        }
+        Err(CliError::Missing { reason, .. }) if args.engine == Engine::Auto => {
+            note(format!("engine auto compares the twin's SIMD paths with its specification: {reason}"));
+            Ok(twin())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The GPU of this ordinal, or the first Hopper.
+fn open_gpu(device: Option<u32>) -> Result<HopperSubject, CliError> {
+    let opened = match device {
         Some(device) => HopperSubject::open(device as usize),
         None => probe()
             .map_err(|error| DifftestError::NoGpu { reason: one_line(&error) })
             // `probe` gives at least one.
             .and_then(|devices| HopperSubject::open(devices.first().map_or(0, |device| device.ordinal))),
     };
-    match opened {
-        Ok(gpu) => {
-            let subjects: Vec<Box<dyn Subject>> = vec![Box::new(gpu)];
-            Ok(Setup { engine: "hopper", subjects, menu: Menu::gpu(), oracle: Path::best() })
-        }
-        Err(DifftestError::NoGpu { reason }) if args.engine == Engine::Auto => {
-            note(format!("engine auto compares the twin's SIMD paths with its specification: {reason}"));
-            Ok(twin())
-        }
-        Err(DifftestError::NoGpu { reason }) => Err(CliError::Missing { engine: "hopper", reason }),
-        Err(error) => Err(error.into()),
-    }
+    opened.map_err(|error| match error {
+        DifftestError::NoGpu { reason } => CliError::Missing { engine: "hopper", reason },
+        error => error.into(),
+    })
 }
 
 /// `60`, `60s`, `1.5m`, `2h`.

@@ -1,4 +1,5 @@
-//! Files of single `wgmma` instructions: each tile's D is one instruction's result.
+//! Files of single `wgmma` instructions: each tile's D is one instruction's result. Where the metadata's
+//! `instruction` names `mma.sync`, it is that one, which Hopper emulates for FP8.
 //!
 //! A variant is named `<type of A>_<type of B>_<accumulator>` and has the tensors `.a` [t, M, 32],
 //! `.b` [t, N, 32], `.c` and `.d` [t, M, N], and optionally `.distribution` [t]: the index of the
@@ -9,7 +10,9 @@ use std::time::Instant;
 
 use fp8gemm::problem::{OperandType, OutputType};
 use fp8gemm::sim::Difference;
+use fp8gemm::sim::tensor_core::emulated::{mma_sync_fp8_f16, mma_sync_fp8_f32};
 use fp8gemm::sim::tensor_core::{InputFormat, Operand, TensorCore};
+use half::f16;
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -252,6 +255,8 @@ struct Tiles<'f> {
     c: Vec<u32>,
     d: Vec<u32>,
     distribution: Option<&'f [u8]>,
+    /// The instruction is `mma.sync`.
+    mma_sync: bool,
 }
 
 impl<'f> Tiles<'f> {
@@ -314,6 +319,7 @@ impl<'f> Tiles<'f> {
             c: words("c")?,
             d: words("d")?,
             distribution,
+            mma_sync: file.metadata().get("instruction").is_some_and(|name| name.contains("mma.sync")),
         })
     }
 
@@ -326,16 +332,30 @@ impl<'f> Tiles<'f> {
             codes.iter().map(|&code| table[usize::from(code)]).collect()
         };
         let core = self.variant.core();
+        // As long as K each.
+        let emulated = |a: &[u8], b: &[u8], c: u32| -> Option<u32> {
+            let (a, b) = ((self.variant.a, a.try_into().ok()?), (self.variant.b, b.try_into().ok()?));
+            Some(match self.variant.accumulator {
+                OutputType::F16 => mma_sync_fp8_f16(a, b, f16::from_bits(c as u16)).to_bits().into(),
+                _ => mma_sync_fp8_f32(a, b, f32::from_bits(c)).to_bits(),
+            })
+        };
         (0..self.tiles)
             .into_par_iter()
             .map(|tile| {
-                let a = decode(&table_a, &self.a[tile * self.m * K..][..self.m * K]);
-                let b = decode(&table_b, &self.b[tile * self.n * K..][..self.n * K]);
+                let (codes_a, codes_b) =
+                    (&self.a[tile * self.m * K..][..self.m * K], &self.b[tile * self.n * K..][..self.n * K]);
+                let (a, b) = (decode(&table_a, codes_a), decode(&table_b, codes_b));
                 let mut differences = Vec::new();
                 for (row, a) in a.chunks_exact(K).enumerate() {
                     for (column, b) in b.chunks_exact(K).enumerate() {
                         let place = (tile * self.m + row) * self.n + column;
-                        let expected = core.dot(a, b, self.c[place])?;
+                        let emulated = if self.mma_sync {
+                            emulated(&codes_a[row * K..][..K], &codes_b[column * K..][..K], self.c[place])
+                        } else {
+                            None
+                        };
+                        let expected = emulated.map_or_else(|| core.dot(a, b, self.c[place]), Ok)?;
                         let actual = self.d[place];
                         if expected != actual {
                             differences.push(Difference { row, column, expected, actual });

@@ -90,7 +90,7 @@ pub(crate) fn encode(ty: OutputType, values: &[f32]) -> Vec<u8> {
     }
 }
 
-fn decode(ty: OutputType, bytes: &[u8], shape: (usize, usize)) -> Matrix {
+pub(crate) fn decode(ty: OutputType, bytes: &[u8], shape: (usize, usize)) -> Matrix {
     let half = |(i, j)| {
         let at = (i * shape.1 + j) * 2;
         u16::from_ne_bytes([bytes[at], bytes[at + 1]])

@@ -54,6 +54,8 @@ pub(crate) struct LtProblem {
     pub(crate) alpha: f32,
     /// C is D.
     pub(crate) beta: f32,
+    /// Fast accumulation.
+    pub(crate) fast: bool,
 }
 
 /// The library with a handle and a workspace.
@@ -211,6 +213,9 @@ impl<'a> Matmul<'a> {
         matmul.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, AS_IT_IS)?;
         matmul.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, b.scales)?;
         matmul.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, a.scales)?;
+        if problem.fast {
+            matmul.set(Attribute::CUBLASLT_MATMUL_DESC_FAST_ACCUM, 1_i8)?;
+        }
         // Older libraries know per-tensor scales only, without a mode.
         if (a.layout, b.layout) != (ScaleLayout::Tensor, ScaleLayout::Tensor) {
             matmul.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, mode(b.layout))?;

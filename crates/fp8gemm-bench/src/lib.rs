@@ -36,6 +36,7 @@ mod inputs;
 mod library;
 mod memory;
 mod nvml;
+mod recorder;
 mod report;
 mod session;
 mod shapes;
@@ -45,6 +46,7 @@ mod sustained;
 
 pub use error::BenchError;
 pub use nvml::GpuState;
+pub use recorder::{CublasLtRecorder, LtInputs};
 pub use report::{Entry, Machine, Row, Sustained, geometric_means, write_csv};
 pub use session::{Options, Session};
 pub use shapes::{DEEPGEMM, List, RULER, Shape, parse as parse_shapes};

@@ -13,6 +13,7 @@ use crate::cold::Timer;
 use crate::cublaslt::{CublasLt, LtOperand, LtProblem, Matmul};
 use crate::inputs::{Operand, Pattern, arrange};
 use crate::memory::Buffer;
+use crate::recorder::stored_scales;
 
 /// One set of buffers. Shared where sets have parts in common.
 #[derive(Clone)]
@@ -124,6 +125,7 @@ impl<'a> Subject<'a> {
             stride_d: stride_of_d(problem),
             alpha: problem.epilogue.alpha,
             beta: problem.epilogue.beta,
+            fast: false,
         };
         let mut found: Vec<(f64, Self)> = Vec::new();
         for (index, algorithm) in Matmul::algorithms(library, &lt)?.into_iter().enumerate() {
@@ -240,26 +242,14 @@ pub(crate) fn tensor_buffers(
     })
 }
 
-/// The block-scaled rival's buffers: our codes, the scales as it wants them. 1x128 scales lie as
-/// ours do, 128x128 ones in rows of a multiple of 4.
+/// The block-scaled rival's buffers: our codes, the scales as it wants them.
 pub(crate) fn block_buffers(
     stream: &Arc<CudaStream>,
     problem: &Problem,
     ours: &Buffers,
     [a, b]: [&Operand; 2],
 ) -> Result<Buffers, BenchError> {
-    let scales = |operand: &Operand| {
-        let scales = operand.scaled.scales();
-        let (rows, blocks) = scales.dim();
-        let stored: Vec<f32> = if operand.scaled.layout() == ScaleLayout::Block128x128 {
-            let row =
-                |i: usize| (0..blocks.next_multiple_of(4)).map(move |j| if j < blocks { scales[(i, j)] } else { 0.0 });
-            (0..rows).flat_map(row).collect()
-        } else {
-            scales.t().iter().copied().collect()
-        };
-        Buffer::upload_f32(stream, &stored)
-    };
+    let scales = |operand: &Operand| Buffer::upload_f32(stream, &stored_scales(&operand.scaled.view())?);
     Ok(Buffers {
         a: Arc::clone(&ours.a),
         b: Arc::clone(&ours.b),

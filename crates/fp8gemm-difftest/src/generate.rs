@@ -97,16 +97,37 @@ impl Generator {
         if self.menu.pairs().is_empty() {
             return Err(failed("no policy of the menu is legal with its scale layouts".to_owned()));
         }
-        let mut bytes = [0u8; 32];
-        bytes[..8].copy_from_slice(&self.seed.to_le_bytes());
-        bytes[8..16].copy_from_slice(&index.to_le_bytes());
         let config = Config { failure_persistence: None, ..Config::default() };
-        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
-        let mut runner = TestRunner::new_with_rng(config, rng);
+        let mut runner = TestRunner::new_with_rng(config, self.rng(index));
         let (seed, only, menu) = (self.seed, self.only.clone(), self.menu.clone());
         let cases = draws(only, menu).prop_perturb(move |draw, mut rng| draw.case(seed, index, &mut rng));
         let tree = cases.new_tree(&mut runner).map_err(|reason| failed(reason.message().to_owned()))?;
         tree.current()
+    }
+}
+
+impl Generator {
+    /// Data of these regimes for a given problem; the same for the same seed and number.
+    ///
+    /// # Errors
+    /// [`DifftestError::Format`] where the problem is none that operands can be made for.
+    pub fn fill(
+        &self,
+        problem: &Problem,
+        index: u64,
+        data: DataRegime,
+        scales: ScaleRegime,
+    ) -> Result<Case, DifftestError> {
+        problem.check()?;
+        let draw = Draw { problem: *problem, shape: ShapeRegime::Small, data, scales: [scales; 2] };
+        draw.case(self.seed, index, &mut self.rng(index))
+    }
+
+    fn rng(&self, index: u64) -> TestRng {
+        let mut bytes = [0u8; 32];
+        bytes[..8].copy_from_slice(&self.seed.to_le_bytes());
+        bytes[8..16].copy_from_slice(&index.to_le_bytes());
+        TestRng::from_seed(RngAlgorithm::ChaCha, &bytes)
     }
 }
 

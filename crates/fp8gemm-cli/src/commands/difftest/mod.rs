@@ -1,6 +1,7 @@
 //! `fp8gemm difftest`: generated cases on a kernel, every bit against the CPU model.
 
 mod case_file;
+mod cublaslt;
 mod fit;
 mod folder;
 mod instructions;
@@ -69,6 +70,8 @@ enum What {
     Mutants(mutants::MutantsArgs),
     /// Run single tensor-core and f32 instructions on a GPU and hold them against the model
     Instructions(instructions::InstructionsArgs),
+    /// Ask cuBLASLt on a GPU which accumulation policy its FP8 products have, and record them
+    Cublaslt(cublaslt::CublasltArgs),
     /// Infer a tensor core's parameters from recorded single instructions
     Fit(fit::FitArgs),
 }
@@ -126,6 +129,7 @@ pub(crate) fn run(args: &DifftestArgs, json: bool) -> Result<u8, CliError> {
         Some(What::Check(args)) => folder::check(args, json),
         Some(What::Mutants(args)) => mutants::run(args, json),
         Some(What::Instructions(args)) => instructions::run(args, json),
+        Some(What::Cublaslt(args)) => cublaslt::run(args, json),
         Some(What::Fit(args)) => fit::run(args, json),
         None => run_engine(&args.run, json),
     }

@@ -1,0 +1,204 @@
+//! `fp8gemm difftest cublaslt`: which accumulation policy cuBLASLt's FP8 products have, and recordings of
+//! them.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use fp8gemm::hopper::probe;
+use fp8gemm::problem::{Policy, Problem};
+use fp8gemm::sim::Matrix;
+use fp8gemm_bench::{BenchError, CublasLtRecorder, LtInputs};
+use fp8gemm_difftest::{Case, DataRegime, Generator, Menu, Only, ScaleRegime};
+use serde::Serialize;
+
+use super::case_file;
+use crate::commands::{SUCCESS, print};
+use crate::engine::{Progress, one_line};
+use crate::error::CliError;
+use crate::text::{list, table};
+
+/// Algorithms of the heuristic that are tried for each product.
+const ALGORITHMS: usize = 8;
+
+/// The products: beyond what `vectors/` has, scales other than 1, bf16 results, alpha, beta and C, block
+/// scales, and K that is long enough to be split.
+const PROBLEMS: [&str; 18] = [
+    "192x320x1024 a=e4m3:tensor b=e4m3:tensor d=f32",
+    "192x320x1024 a=e4m3:tensor b=e4m3:tensor d=bf16",
+    "192x320x1024 a=e5m2:tensor b=e4m3:tensor d=f32",
+    "192x320x1024 a=e4m3:tensor b=e5m2:tensor d=f16",
+    "192x320x1024 a=e4m3:tensor b=e4m3:tensor d=f32 alpha=0.75",
+    "192x320x1024 a=e4m3:tensor b=e4m3:tensor d=f32 c=f32 beta=1",
+    "192x320x1024 a=e4m3:tensor b=e4m3:tensor d=f32 c=f32 alpha=0.75 beta=-0.3",
+    "192x320x1024 a=e4m3:tensor b=e4m3:tensor d=bf16 c=bf16 alpha=0.75 beta=1",
+    "64x128x16384 a=e4m3:tensor b=e4m3:tensor d=f32",
+    "64x128x65536 a=e4m3:tensor b=e4m3:tensor d=f32",
+    "16x64x65536 a=e4m3:tensor b=e4m3:tensor d=f32",
+    "192x320x1024 a=e4m3:1x128 b=e4m3:128x128 d=f32",
+    "192x320x1024 a=e4m3:1x128 b=e4m3:128x128 d=bf16",
+    "192x320x1024 a=e4m3:128x128 b=e4m3:1x128 d=f32",
+    "192x320x1024 a=e4m3:1x128 b=e4m3:1x128 d=f32",
+    "192x320x1024 a=e4m3:1x128 b=e4m3:1x128 d=f32 c=f32 beta=1",
+    "192x320x1024 a=e4m3:1x128 b=e4m3:1x128 d=bf16 alpha=0.75",
+    "64x128x16384 a=e4m3:1x128 b=e4m3:128x128 d=f32",
+];
+
+#[derive(Debug, Args)]
+pub(super) struct CublasltArgs {
+    /// Seed of the operands
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// Ordinal of the GPU [default: the first Hopper]
+    #[arg(long, value_name = "N")]
+    device: Option<u32>,
+    /// Also write each product of the heuristic's first algorithm into a file of this folder, for `verify`
+    #[arg(long, value_name = "DIR")]
+    record: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    command: &'static str,
+    library: String,
+    seed: u64,
+    products: Vec<ProductReport>,
+}
+
+#[derive(Serialize)]
+struct ProductReport {
+    problem: String,
+    fast: bool,
+    /// What cuBLASLt said, if it computed nothing.
+    refused: Option<String>,
+    /// Of each algorithm that computed: the policies that give all of its bits.
+    algorithms: Vec<Vec<String>>,
+    file: Option<String>,
+}
+
+/// Runs the command. Which policy it is decides nothing: cuBLASLt promises none.
+pub(super) fn run(args: &CublasltArgs, json: bool) -> Result<u8, CliError> {
+    let missing = |reason: String| CliError::Missing { engine: "cuBLASLt", reason };
+    let device = match args.device {
+        Some(device) => device as usize,
+        None => probe().map_err(|error| missing(one_line(&error)))?.first().map_or(0, |device| device.ordinal),
+    };
+    let recorder = CublasLtRecorder::open(device).map_err(|error| missing(error.to_string()))?;
+    if let Some(folder) = &args.record {
+        case_file::ready(folder)?;
+    }
+    let generator = Generator::new(args.seed, Menu::kernels(), Only::default());
+    let progress = Progress::new("cuBLASLt", 2 * PROBLEMS.len() as u128);
+    let mut products = Vec::new();
+    for (index, text) in PROBLEMS.into_iter().enumerate() {
+        let problem: Problem = text.parse()?;
+        let case = generator.fill(&problem, index as u64, DataRegime::Normal, ScaleRegime::Ordinary)?;
+        for fast in [false, true] {
+            progress.advance(1);
+            // Fast accumulation is a matter of tensor scales.
+            if fast && problem.a.scales.k_block().is_some() {
+                continue;
+            }
+            products.push(product(&recorder, &case, fast, args.record.as_deref(), index)?);
+        }
+    }
+    progress.finish();
+    let library = recorder.describe();
+    let report = Report { command: "difftest cublaslt", library, seed: args.seed, products };
+    print(json, &report, || report.text())?;
+    Ok(SUCCESS)
+}
+
+fn product(
+    recorder: &CublasLtRecorder,
+    case: &Case,
+    fast: bool,
+    folder: Option<&Path>,
+    index: usize,
+) -> Result<ProductReport, CliError> {
+    let problem = case.problem;
+    let inputs = LtInputs {
+        a: case.a.view(),
+        b: case.b.view(),
+        c: case.c.as_ref().map(Matrix::view),
+        output: problem.d,
+        epilogue: problem.epilogue,
+        fast,
+    };
+    let text = problem.to_string();
+    let mut report = ProductReport { problem: text, fast, refused: None, algorithms: Vec::new(), file: None };
+    let results = match recorder.run(&inputs, ALGORITHMS) {
+        Ok(results) => results,
+        Err(error @ BenchError::Call { .. }) => {
+            report.refused = Some(error.to_string());
+            return Ok(report);
+        }
+        Err(error) => return Err(CliError::Missing { engine: "cuBLASLt", reason: error.to_string() }),
+    };
+    let mut policies = Policy::COMMON.to_vec();
+    policies.extend([256, 512, 1024].map(|every| Policy::Promote { every }));
+    policies.extend([3, 5, 6, 7, 16].map(|parts| Policy::Split { parts }));
+    policies.retain(|policy| policy.check(problem.a.scales, problem.b.scales).is_ok());
+    report.algorithms = vec![Vec::new(); results.len()];
+    for policy in policies {
+        let predicted = case.with_policy(policy).gemm().run()?;
+        for (found, names) in results.iter().zip(&mut report.algorithms) {
+            if found.view().bits_equal(&predicted.view()) {
+                names.push(policy.to_string());
+            }
+        }
+    }
+    if let (Some(folder), Some(d)) = (folder, results.first()) {
+        let kind = if fast { "fast" } else { "precise" };
+        let path = folder.join(format!("cublaslt_{kind}_{index:02}.safetensors"));
+        let mut metadata = case_file::metadata(case);
+        metadata.remove("policy");
+        metadata.insert(
+            "kernel".to_owned(),
+            format!("cuBLASLt FP8, fast accumulation {}", if fast { "on" } else { "off" }),
+        );
+        metadata.insert("device".to_owned(), recorder.describe());
+        case_file::save(&path, case, Some(d), &metadata)?;
+        report.file = Some(path.display().to_string());
+    }
+    Ok(report)
+}
+
+impl Report {
+    fn text(&self) -> String {
+        let head = ["product", "fast", "algorithms", "policies with all bits of the first", "of others"];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        for product in &self.products {
+            let named = |names: &Vec<String>| if names.is_empty() { "none".to_owned() } else { list(names) };
+            let first = product.algorithms.first().map(named);
+            let first = first.or_else(|| product.refused.clone()).unwrap_or_else(|| "no algorithm".to_owned());
+            let mut others: Vec<String> = product.algorithms.iter().skip(1).map(named).collect();
+            others.sort();
+            others.dedup();
+            let others = if others.is_empty() { "-".to_owned() } else { others.join("; ") };
+            let fast = if product.fast { "on" } else { "off" }.to_owned();
+            rows.push(vec![product.problem.clone(), fast, product.algorithms.len().to_string(), first, others]);
+        }
+        let mut text = format!("{}\n{}", self.library, table(2, &rows));
+        for file in self.products.iter().filter_map(|product| product.file.as_ref()) {
+            text += &format!("  recorded: {file}\n");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Breaks if a product of the list is not legal, or is one that cuBLASLt refuses by its rules on
+    /// alignment.
+    #[test]
+    fn products_are_legal() {
+        for text in PROBLEMS {
+            let problem: Problem = text.parse().unwrap();
+            problem.check().unwrap();
+            assert!(problem.k.is_multiple_of(16) && (problem.n * problem.d.size()).is_multiple_of(16), "{text}");
+            assert!(problem.c.is_none_or(|c| c == problem.d), "{text}");
+        }
+    }
+}

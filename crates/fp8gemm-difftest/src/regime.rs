@@ -52,6 +52,8 @@ named! {
         Tails => "shape-tails",
         /// Few rows and columns, K in the thousands.
         LongK => "shape-long-k",
+        /// One or more of M, N and K is 0. Only from a menu that allows it ([`Menu::empty`](crate::Menu::empty)).
+        Empty => "shape-empty",
     }
 }
 
@@ -165,8 +167,12 @@ impl Only {
         shapes.chain(data).chain(scales).collect()
     }
 
-    pub(crate) fn shapes(&self) -> Vec<ShapeRegime> {
-        if self.shapes.is_empty() { ShapeRegime::ALL.to_vec() } else { self.shapes.clone() }
+    /// Those named; without a name all, empty ones only where the subjects compute them.
+    pub(crate) fn shapes(&self, empty: bool) -> Vec<ShapeRegime> {
+        if !self.shapes.is_empty() {
+            return self.shapes.clone();
+        }
+        ShapeRegime::ALL.iter().copied().filter(|shape| empty || *shape != ShapeRegime::Empty).collect()
     }
 
     pub(crate) fn data(&self) -> Vec<DataRegime> {

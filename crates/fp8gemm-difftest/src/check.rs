@@ -225,7 +225,7 @@ pub(crate) fn tails(p: &Problem) -> Vec<&'static str> {
         ("K % 32", !p.k.is_multiple_of(32)),
         ("K % 128", !p.k.is_multiple_of(128)),
         ("M, N or K is 0", p.m == 0 || p.n == 0 || p.k == 0),
-        ("none", p.m.is_multiple_of(128) && p.n.is_multiple_of(128) && p.k.is_multiple_of(128)),
+        ("none", p.macs() > 0 && p.m.is_multiple_of(128) && p.n.is_multiple_of(128) && p.k.is_multiple_of(128)),
     ];
     all.into_iter().filter_map(|(name, there)| there.then_some(name)).collect()
 }

@@ -47,6 +47,12 @@ fn everything_around_d_is_seen() {
         buffers.d.bytes_mut()[at] ^= 1;
     });
     assert!(matches!(&before, Fault::Guard { place, bytes: 1 } if place == "1 bytes before it"), "{before}");
+    // What the first run finds there anyway.
+    let same = fault(|_, _, buffers| {
+        let at = buffers.d.start() - 8;
+        buffers.d.bytes_mut()[at] = 0xAB;
+    });
+    assert!(matches!(&same, Fault::Guard { place, bytes: 1 } if place == "8 bytes before it"), "{same}");
     let last = fault(|_, _, buffers| *buffers.d.bytes_mut().last_mut().unwrap() ^= 0xFF);
     assert!(matches!(last, Fault::Guard { .. }), "{last}");
     // Between two rows, where there is a gap.

@@ -76,14 +76,45 @@ fn bad_use_is_refused() {
     refused(&["mutants", "--name", "no such mutant"], &["no such mutant", "floor alignment"]);
     let whole = vectors().join("deepgemm_1d2d_n0.safetensors");
     refused(&["fit", whole.to_str().unwrap()], &["e4m3_e4m3_f32.d"]);
-    for arguments in [["--seed", "x"], ["--cases", "0"], ["--time", "soon"], ["--policy", "promote100"]] {
+    refused(&["write", "new", "--only", "shape-empty"], &["shape-empty", "from 1"]);
+    for arguments in [
+        ["--seed", "x"],
+        ["--seed", "-1"],
+        ["--cases", "0"],
+        ["--time", "soon"],
+        ["--time", "0"],
+        ["--policy", "promote100"],
+    ] {
         let run = without_gpu(folder.path(), &["difftest", arguments[0], arguments[1]]);
         assert_eq!((run.code, run.stdout.as_str()), (2, ""), "{}", run.stderr);
         assert!(run.stderr.contains(arguments[1]), "{}", run.stderr);
     }
+    // Flags that would not be looked at.
+    for (arguments, word) in [
+        (["--cases", "5", "mutants"].as_slice(), "'mutants'"),
+        (&["--policy", "chain", "--engine", "twin"], "--policy"),
+        (&["--policy", "chain"], "--external"),
+        (&["--device", "0", "--external", "./text.so"], "--device"),
+    ] {
+        let run = without_gpu(folder.path(), &[&["difftest"], arguments].concat());
+        assert_eq!((run.code, run.stdout.as_str(), run.stderr.lines().count()), (2, "", 1), "{}", run.stderr);
+        assert!(run.stderr.contains(word), "{}", run.stderr);
+    }
     let run = without_gpu(folder.path(), &["difftest", "--engine", "hopper"]);
     run.refused(3, &["engine hopper"]);
     assert!(!folder.path().join("new").exists());
+}
+
+/// Breaks if `--json` before the subcommand is refused, or prints something else than behind it.
+#[test]
+fn json_stands_anywhere() {
+    let folder = folder();
+    let name = ["--name", "floor", "--cases", "20"];
+    let run = |words: &[&str]| fp8gemm(folder.path(), &[words, &name].concat()).json(0);
+    let behind = run(&["difftest", "mutants", "--json"]);
+    assert_eq!(behind["mutants"].as_array().unwrap().len(), 1);
+    assert_eq!(run(&["difftest", "--json", "mutants"]), behind);
+    assert_eq!(run(&["--json", "difftest", "mutants"]), behind);
 }
 
 /// Breaks if a mutant survives, or if the shrunk file that is kept of one does not show `verify` the
@@ -205,6 +236,9 @@ fn folders_are_checked() {
     let zeros = vec![0; shape.iter().product::<usize>() * size];
     common::save(&beside, &[common::tensor("d", other, &shape, zeros)], &[]);
     check().refused(2, &["the problem wants"]);
+    fs::write(beside.with_extension("npy"), "x").unwrap();
+    check().refused(2, &["a problem has one D", ".d.npy"]);
+    fs::remove_file(beside.with_extension("npy")).unwrap();
     fs::rename(&beside, problems.join("stray.d.safetensors")).unwrap();
     check().refused(2, &["stray.d.safetensors"]);
 }

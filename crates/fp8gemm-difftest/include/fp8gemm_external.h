@@ -62,7 +62,7 @@ typedef struct fp8gemm_matrix {
 typedef struct fp8gemm_gemm {
     uint32_t version; /* FP8GEMM_EXTERNAL_VERSION */
     uint32_t size;    /* sizeof(fp8gemm_gemm) */
-    uint64_t m;
+    uint64_t m; /* m, n and k may be 0: D is empty, or cast(alpha * 0 + beta * C) where only k is */
     uint64_t n;
     uint64_t k;
     fp8gemm_matrix a;       /* [M, K], read only */
@@ -85,7 +85,8 @@ uint32_t fp8gemm_external_version(void);
 /* Computes D. */
 int32_t fp8gemm_external_gemm(const fp8gemm_gemm *gemm);
 
-/* Optional: a name for reports, a string that lives as long as the library. */
+/* Optional: a name for reports, a string that lives as long as the library. At most 100 characters of it
+ * are shown. */
 const char *fp8gemm_external_name(void);
 
 #ifdef __cplusplus

@@ -25,10 +25,17 @@ pub struct Origin {
     pub scales: [ScaleRegime; 2],
 }
 
+impl Origin {
+    /// The regimes, as reports and files name them: shape, data, scales of A, scales of B.
+    pub fn regimes(&self) -> String {
+        let Self { shape, data, scales: [a, b], .. } = self;
+        format!("{shape}, {data}, A {a}, B {b}")
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, index, shape, data, scales: [a, b] } = self;
-        write!(f, "seed {seed} case {index}: {shape}, {data}, A {a}, B {b}")
+        write!(f, "seed {} case {}: {}", self.seed, self.index, self.regimes())
     }
 }
 

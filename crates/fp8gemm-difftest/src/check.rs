@@ -96,8 +96,8 @@ impl fmt::Display for Fault {
 
 /// Runs a case twice in one way of the subject and looks at everything. `Ok(None)`: all is well.
 ///
-/// D is filled with `AB` bytes before the first run, with `54` before the second (with C, where C is in
-/// place): an element that is not written shows.
+/// D and all memory beside it are filled with `AB` bytes before the first run, with `54` before the second
+/// (D with C, where C is in place): an element that is not written shows, and so does a byte beside D that is.
 ///
 /// # Errors
 /// [`DifftestError::Unsupported`] if the subject does not compute it, [`DifftestError::Sim`] if the case
@@ -112,11 +112,13 @@ pub fn check(
     let mut buffers = Buffers::new(case, subject.alignment(p));
     let before: Vec<Vec<u8>> = buffers.inputs().iter().map(|(_, buffer)| buffer.bytes().to_vec()).collect();
     let c_in_d = buffers.c_in_place.then(|| buffers.d.packed());
-    let laid_out = buffers.d.bytes().to_vec();
     for (run, poison) in [0xAB, 0x54].into_iter().enumerate() {
         let (m, n) = buffers.d.dim();
         let fill = c_in_d.clone().unwrap_or_else(|| vec![poison; m * n * p.d.size()]);
+        // The guards too: what is written there shows in one of the runs, whatever it is.
+        buffers.d.bytes_mut().fill(poison);
         buffers.d.write(&fill);
+        let laid_out = buffers.d.bytes().to_vec();
         if let Err(error) = subject.run(p, configuration, &mut buffers) {
             return match error {
                 DifftestError::Unsupported { .. } | DifftestError::Configuration { .. } => Err(error),
@@ -131,7 +133,7 @@ pub fn check(
         let d = buffers.d_matrix(p)?;
         // With D itself as it was laid out, what differs is beside it.
         let written = buffers.d.packed();
-        buffers.d.write(&c_in_d.clone().unwrap_or_else(|| vec![0xAB; m * n * p.d.size()]));
+        buffers.d.write(&fill);
         if let Some((at, bytes)) = changed(buffers.d.bytes(), &laid_out) {
             return Ok(Some(Fault::Guard { place: buffers.d.place(at), bytes }));
         }
@@ -224,7 +226,8 @@ pub(crate) fn tails(p: &Problem) -> Vec<&'static str> {
         ("K % 16", !p.k.is_multiple_of(16)),
         ("K % 32", !p.k.is_multiple_of(32)),
         ("K % 128", !p.k.is_multiple_of(128)),
-        ("none", p.m.is_multiple_of(128) && p.n.is_multiple_of(128) && p.k.is_multiple_of(128)),
+        ("M, N or K is 0", p.m == 0 || p.n == 0 || p.k == 0),
+        ("none", p.macs() > 0 && p.m.is_multiple_of(128) && p.n.is_multiple_of(128) && p.k.is_multiple_of(128)),
     ];
     all.into_iter().filter_map(|(name, there)| there.then_some(name)).collect()
 }

@@ -6,7 +6,7 @@ use fp8gemm_problem::{OperandType, OutputType, Problem};
 use fp8gemm_sim::Matrix;
 
 use crate::check::{Specials, tails};
-use crate::{Case, Only, Property};
+use crate::{Case, Generator, Property};
 
 /// Cases by what they cover. Names of kinds that the run asked for and that never came have a 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,9 +20,10 @@ pub struct Coverage {
 
 impl Coverage {
     /// Nothing yet; what is to come has zeros.
-    pub(crate) fn expecting(only: &Only) -> Self {
+    pub(crate) fn expecting(generator: &Generator) -> Self {
         let mut coverage = Self::default();
-        for shape in only.shapes() {
+        let only = generator.only();
+        for shape in generator.shapes() {
             coverage.expect("shape", shape);
         }
         for data in only.data() {

@@ -20,6 +20,9 @@ pub struct Menu {
     pub edge: usize,
     /// Most multiply-adds of a case.
     pub macs: u64,
+    /// Whether M, N or K may be 0 (regime `shape-empty`): D is then empty, or what the epilogue makes of
+    /// sums that are +0. Many kernels leave that to their caller.
+    pub empty: bool,
 }
 
 impl Menu {
@@ -28,7 +31,8 @@ impl Menu {
         use ScaleLayout::{Block1x32, Block1x128, Block128x128, Row, Tensor};
         let mut policies = Policy::COMMON.to_vec();
         policies.extend([Policy::Promote { every: 96 }, Policy::Promote { every: 256 }, Policy::Split { parts: 3 }]);
-        Self { policies, layouts: vec![Tensor, Row, Block1x128, Block128x128, Block1x32], edge: 400, macs: 3 << 20 }
+        let layouts = vec![Tensor, Row, Block1x128, Block128x128, Block1x32];
+        Self { policies, layouts, edge: 400, macs: 3 << 20, empty: true }
     }
 
     /// The layouts of A and B that are legal with some policy.
@@ -38,12 +42,13 @@ impl Menu {
     }
 
     /// What the kernels of `fp8gemm-hopper`, and most others, compute: `promote128` and `chain` with
-    /// tensor, row, 1x128 and 128x128 scales.
+    /// tensor, row, 1x128 and 128x128 scales; M, N and K from 1.
     pub fn kernels() -> Self {
         use ScaleLayout::{Block1x128, Block128x128, Row, Tensor};
         Self {
             policies: vec![Policy::PROMOTE_128, Policy::Chain],
             layouts: vec![Tensor, Row, Block1x128, Block128x128],
+            empty: false,
             ..Self::twin()
         }
     }
@@ -88,14 +93,23 @@ impl Generator {
         &self.only
     }
 
+    /// Kinds of shapes that are generated.
+    pub(crate) fn shapes(&self) -> Vec<ShapeRegime> {
+        self.only.shapes(self.menu.empty)
+    }
+
     /// The case of that number.
     ///
     /// # Errors
-    /// [`DifftestError::Generate`] if the menu leaves nothing to choose from.
+    /// [`DifftestError::Generate`] if the menu leaves nothing to choose from, or if empty shapes are asked
+    /// for by name and the menu has none.
     pub fn case(&self, index: u64) -> Result<Case, DifftestError> {
         let failed = |reason: String| DifftestError::Generate { seed: self.seed, index, reason };
         if self.menu.pairs().is_empty() {
             return Err(failed("no policy of the menu is legal with its scale layouts".to_owned()));
+        }
+        if !self.menu.empty && self.only.shapes.contains(&ShapeRegime::Empty) {
+            return Err(failed(format!("{}: what is tested takes M, N and K from 1", ShapeRegime::Empty)));
         }
         let config = Config { failure_persistence: None, ..Config::default() };
         let mut runner = TestRunner::new_with_rng(config, self.rng(index));
@@ -152,7 +166,7 @@ impl Draw {
 
 /// Everything but the data.
 fn draws(only: Only, menu: Menu) -> impl Strategy<Value = Draw> {
-    let regimes = (select(only.shapes()), select(only.data()), select(only.scales()), select(only.scales()));
+    let regimes = (select(only.shapes(menu.empty)), select(only.data()), select(only.scales()), select(only.scales()));
     regimes.prop_flat_map(move |(shape, data, scale_a, scale_b)| {
         (shapes(shape, &menu), families(&menu)).prop_map(move |((m, n, k), family)| Draw {
             problem: Problem { m, n, k, ..family },
@@ -232,6 +246,16 @@ fn shapes(regime: ShapeRegime, menu: &Menu) -> BoxedStrategy<(usize, usize, usiz
             let large = || edge - edge / 8..=edge;
             (large(), large(), near(K_UNITS, 128)).boxed()
         }
+        ShapeRegime::Empty => (any(130), any(130), any(300), 0..8u8)
+            .prop_map(|(m, n, k, which)| match which {
+                0 => (0, n, k),
+                1 => (m, 0, k),
+                2 => (0, n, 0),
+                3 => (0, 0, 0),
+                // Where D has elements and no product is in them.
+                _ => (m, n, 0),
+            })
+            .boxed(),
     };
     sizes.prop_map(move |sizes| within(sizes, macs)).boxed()
 }
@@ -284,6 +308,24 @@ mod tests {
                 assert!(menu.policies.contains(&case.problem.policy), "{case}");
             }
         }
+    }
+
+    /// Breaks if a size of 0 comes from a menu without it, is taken for another when asked for by name, or
+    /// if one of M, N and K never is 0 where it may be.
+    #[test]
+    fn empty_shapes_are_where_they_may_be() {
+        let asked = Only::parse(["shape-empty"]).unwrap();
+        let error = Generator::new(1, Menu::kernels(), asked.clone()).case(0).unwrap_err().to_string();
+        assert!(error.contains("shape-empty") && error.contains("from 1"), "{error}");
+        let size = |p: &Problem| p.m * p.n * p.k;
+        let kernels = Generator::new(1, Menu::kernels(), Only::default());
+        assert!((0..200).all(|index| size(&kernels.case(index).unwrap().problem) > 0));
+        let twin = Generator::new(1, Menu::twin(), asked);
+        let problems: Vec<Problem> = (0..60).map(|index| twin.case(index).unwrap().problem).collect();
+        assert!(problems.iter().all(|p| size(p) == 0));
+        assert!(problems.iter().any(|p| p.m == 0 && p.n * p.k > 0));
+        assert!(problems.iter().any(|p| p.n == 0 && p.m * p.k > 0));
+        assert!(problems.iter().any(|p| p.k == 0 && p.m * p.n > 0 && p.epilogue.reads_c()));
     }
 
     /// Breaks if a menu from which nothing can be made is a panic, or is filled with something else.

@@ -188,3 +188,39 @@ pub fn score(
     }
     Ok(scores)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Menu, Only};
+
+    /// Breaks if what mutants are built from is wrong by itself: a mutant would then be found for another
+    /// reason than its name says, and its score would say nothing of that decision.
+    #[test]
+    fn mutants_without_their_mistake_are_the_twin() {
+        let right: Vec<Mutant> = [arithmetic::unchanged(), kernels::unchanged()].into_iter().flatten().collect();
+        for menu in [Menu::kernels(), Menu::twin()] {
+            let generator = Generator::new(0, menu, Only::default());
+            for index in 0..150 {
+                let case = generator.case(index).unwrap();
+                let d = case.twin(Path::best()).unwrap();
+                for mutant in &right {
+                    let same = mutant.compute(&case).unwrap().view().bits_equal(&d.view());
+                    assert!(same, "{} of {case}", mutant.name());
+                }
+            }
+        }
+    }
+
+    /// Breaks if a mutant panics where there is nothing to get wrong: M, N or K of 0.
+    #[test]
+    fn mutants_take_empty_problems() {
+        let generator = Generator::new(0, Menu::twin(), Only::parse(["shape-empty"]).unwrap());
+        for index in 0..40 {
+            let case = generator.case(index).unwrap();
+            for mutant in Mutant::all() {
+                assert_eq!(mutant.compute(&case).unwrap().dim(), (case.problem.m, case.problem.n), "{}", mutant.name());
+            }
+        }
+    }
+}

@@ -54,6 +54,8 @@ named! {
         LongK => "shape-long-k",
         /// M and N as large as the menu allows, K short: on a GPU more tiles than it has SMs.
         ManyTiles => "shape-many-tiles",
+        /// One or more of M, N and K is 0. Only from a menu that allows it ([`Menu::empty`](crate::Menu::empty)).
+        Empty => "shape-empty",
     }
 }
 
@@ -167,8 +169,12 @@ impl Only {
         shapes.chain(data).chain(scales).collect()
     }
 
-    pub(crate) fn shapes(&self) -> Vec<ShapeRegime> {
-        if self.shapes.is_empty() { ShapeRegime::ALL.to_vec() } else { self.shapes.clone() }
+    /// Those named; without a name all, empty ones only where the subjects compute them.
+    pub(crate) fn shapes(&self, empty: bool) -> Vec<ShapeRegime> {
+        if !self.shapes.is_empty() {
+            return self.shapes.clone();
+        }
+        ShapeRegime::ALL.iter().copied().filter(|shape| empty || *shape != ShapeRegime::Empty).collect()
     }
 
     pub(crate) fn data(&self) -> Vec<DataRegime> {

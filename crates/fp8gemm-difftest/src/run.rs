@@ -15,7 +15,7 @@ use crate::{Case, DifftestError, Effort, Generator, Origin, Property, Subject, s
 pub struct Options<'a> {
     /// Cases.
     pub cases: u64,
-    /// Ends the run after this time, between two cases.
+    /// Ends the run after this time, between two cases; the first case always runs.
     pub time: Option<Duration>,
     /// The twin's implementation that D is compared with.
     pub oracle: Path,
@@ -105,7 +105,7 @@ pub fn run(
         outputs: 0,
         properties: 0,
         subjects: subjects.iter().map(|subject| subject.name()).collect(),
-        coverage: Coverage::expecting(generator.only()),
+        coverage: Coverage::expecting(generator),
         findings: Vec::new(),
         interrupted: false,
         timed_out: false,
@@ -114,13 +114,16 @@ pub fn run(
     let mut wrong = vec![false; subjects.len()];
     for index in 0..options.cases {
         summary.interrupted = options.stop.is_some_and(|stop| stop.load(Ordering::Relaxed));
-        summary.timed_out = options.time.is_some_and(|time| start.elapsed() >= time);
+        summary.timed_out = index > 0 && options.time.is_some_and(|time| start.elapsed() >= time);
         if summary.interrupted || summary.timed_out || wrong.iter().all(|wrong| *wrong) {
             break;
         }
         let case = generator.case(index)?;
+        // A library that crashes takes this process with it: its last case is then in the log.
+        tracing::debug!(%case, "case");
         let mut expected: Option<Matrix> = None;
         let mut computed: Option<Matrix> = None;
+        let mut rule = None;
         for (subject, wrong) in subjects.iter_mut().zip(&mut wrong).filter(|(_, wrong)| !**wrong) {
             let mut name = String::new();
             let (mut configuration, mut several) = (0, false);
@@ -139,7 +142,7 @@ pub fn run(
                 Ok((check(subject.as_mut(), &case, d, configuration)?, d.clone()))
             });
             let fault = match outcome {
-                Err(error) => summary.pass_over(error),
+                Err(error) => passed_over(error, &mut rule),
                 Ok((fault, d)) => {
                     summary.checks += 1;
                     summary.outputs += 2 * d.dim().0 as u64 * d.dim().1 as u64;
@@ -148,12 +151,16 @@ pub fn run(
                     let property = Property::ALL[(index % Property::ALL.len() as u64) as usize];
                     let applies = property.applies(&case) && (several || property != Property::Configurations);
                     if fault.is_none() && options.properties && applies {
-                        summary.properties += 1;
-                        summary.coverage.count("property", property);
-                        property.check(subject.as_mut(), &case, &d, configuration).unwrap_or_else(|error| {
-                            // The property's own problem may be one that the subject does not compute.
-                            summary.pass_over(error)
-                        })
+                        match property.check(subject.as_mut(), &case, &d, configuration) {
+                            Ok(fault) => {
+                                summary.properties += 1;
+                                summary.coverage.count("property", property);
+                                fault
+                            }
+                            // The property's own problem may be one that the subject does not compute: then
+                            // nothing was checked, and the case itself was not passed over.
+                            Err(error) => passed_over(error, &mut None),
+                        }
                     } else {
                         fault
                     }
@@ -170,6 +177,7 @@ pub fn run(
             summary.coverage.case(&case, d);
         } else {
             summary.passed_over += 1;
+            summary.rule = summary.rule.or(rule);
         }
         done(index + 1);
     }
@@ -177,16 +185,14 @@ pub fn run(
     Ok(summary)
 }
 
-impl Summary {
-    /// Remembers why a subject does not compute a case; anything else is a fault of the subject.
-    fn pass_over(&mut self, error: DifftestError) -> Option<Fault> {
-        match error {
-            DifftestError::Unsupported { rule, .. } => {
-                self.rule.get_or_insert(rule);
-                None
-            }
-            error => Some(Fault::Failed { reason: error.to_string() }),
+/// Remembers why a subject does not compute a case; anything else is a fault of the subject.
+fn passed_over(error: DifftestError, because: &mut Option<String>) -> Option<Fault> {
+    match error {
+        DifftestError::Unsupported { rule, .. } => {
+            because.get_or_insert(rule);
+            None
         }
+        error => Some(Fault::Failed { reason: error.to_string() }),
     }
 }
 
@@ -205,6 +211,15 @@ fn shrunk(
         let (configuration, shrunk) = (name, fault.clone());
         return Finding { subject, configuration, problem, origin, fault, case, shrunk, tries };
     }
+    // Memory was looked at: where bits alone differ, comparing them is enough, unless they only do so with
+    // C in D's place or in the second run, which plain memory does not have.
+    let plainly = |subject: &mut dyn Subject, case: &Case, configuration: usize, d: &Matrix| -> Option<Fault> {
+        let there = compute(subject, case, configuration).ok()?;
+        let comparison = fp8gemm_sim::compare(&d.view(), &there.view()).ok()?;
+        (!comparison.bits_equal()).then_some(Fault::Bits { comparison, d: there })
+    };
+    let plain = matches!(fault, Fault::Bits { .. })
+        && case.twin(options.oracle).is_ok_and(|d| plainly(subject, &case, configuration, &d).is_some());
     // The same way of computing where the smaller problem has it, and the same kind of fault.
     let mut judge = |candidate: &Case| -> Option<Fault> {
         if options.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
@@ -223,12 +238,7 @@ fn shrunk(
                 }
                 property.check(subject, candidate, &d, configuration).ok()?
             }
-            Fault::Bits { .. } => {
-                // Memory was looked at; only bits are left to compare.
-                let there = compute(subject, candidate, configuration).ok()?;
-                let comparison = fp8gemm_sim::compare(&d.view(), &there.view()).ok()?;
-                (!comparison.bits_equal()).then_some(Fault::Bits { comparison, d: there })
-            }
+            Fault::Bits { .. } if plain => plainly(subject, candidate, configuration, &d),
             _ => check(subject, candidate, &d, configuration).ok()?,
         };
         found.filter(|found| found.kind() == fault.kind())

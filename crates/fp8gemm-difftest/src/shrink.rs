@@ -31,9 +31,10 @@ impl Default for Effort {
 /// ```
 /// use fp8gemm_difftest::{Effort, Generator, Menu, Only, shrink};
 ///
-/// let case = Generator::new(0, Menu::twin(), Only::default()).case(3)?;
+/// let case = Generator::new(0, Menu::kernels(), Only::parse(["negative-zero"])?).case(3)?;
 /// // Whatever has a code of 0x80 in A.
 /// let fails = |case: &fp8gemm_difftest::Case| case.a.codes().iter().any(|code| *code & 0x80 != 0);
+/// assert!(fails(&case));
 /// let (small, _) = shrink(&case, Effort::default(), fails);
 /// assert_eq!((small.problem.m, small.problem.n, small.problem.k), (1, 1, 1));
 /// # Ok::<(), fp8gemm_difftest::DifftestError>(())

@@ -102,6 +102,76 @@ fn unfit_libraries_are_refused() {
     }
 }
 
+/// Breaks if the header is no C99, or no C++, to a compiler that is strict.
+#[test]
+fn the_header_is_strict_c_and_cpp() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = "#include \"fp8gemm_external.h\"\nint main(void) { return sizeof(fp8gemm_gemm) == 0; }\n";
+    for (compiler, standard, file) in [("cc", "-std=c99", "h.c"), ("c++", "-std=c++11", "h.cc")] {
+        let path = folder.path().join(file);
+        std::fs::write(&path, source).unwrap();
+        let output = Command::new(compiler)
+            .args([standard, "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only", "-I"])
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("include"))
+            .arg(&path)
+            .output();
+        match output {
+            Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
+            Err(_) => println!("no {compiler} here: not tested"),
+        }
+    }
+}
+
+/// Breaks if the fields of the structs here lie elsewhere than the header's: sizes of what the library sees,
+/// the first and the last fields with their values, sizes of 0 and names that no report should hold.
+#[test]
+fn structs_and_names_arrive() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = "x".repeat(300);
+    let source = format!(
+        "#include \"fp8gemm_external.h\"\n#include <stddef.h>\n\
+         uint32_t fp8gemm_external_version(void) {{ return FP8GEMM_EXTERNAL_VERSION; }}\n\
+         const char *fp8gemm_external_name(void) {{ return \"\\033[31m{long}\"; }}\n\
+         int32_t fp8gemm_external_gemm(const fp8gemm_gemm *g) {{\n\
+             if (g->version != FP8GEMM_EXTERNAL_VERSION || g->size != sizeof *g) return 2;\n\
+             if (g->a.rows != g->m || g->b.columns != g->k || g->d.columns != g->n) return 3;\n\
+             if (g->policy != FP8GEMM_PROMOTE || g->policy_parameter != 128) return 4;\n\
+             if (g->a.data == NULL || g->d.data == NULL || g->d.stride < g->n || g->d.type < FP8GEMM_BF16) return 5;\n\
+             return g->beta != 0.0f && g->c.data == NULL ? 6 : FP8GEMM_UNSUPPORTED; }}\n"
+    );
+    let Some(library) = text(&folder, "looks", &source) else { return };
+    let menu = Menu { policies: vec![Policy::PROMOTE_128], ..Menu::twin() };
+    let generator = Generator::new(0, menu, Only::default());
+    let mut subjects: Vec<Box<dyn Subject>> = vec![Box::new(External::open(&library).unwrap())];
+    let summary = run(&generator, &mut subjects, &Options::cases(60), &mut |_| {}).unwrap();
+    assert!(summary.findings.is_empty(), "{}", summary.findings[0].fault);
+    assert_eq!(summary.passed_over, 60);
+    assert_eq!(summary.subjects[0], format!("[31m{}", "x".repeat(96)));
+}
+
+/// Breaks if a library may write beside D or into an input and pass.
+#[test]
+fn writes_out_of_bounds_are_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/external/reference.c");
+    let writes = |name: &str, what: &str| {
+        let source = format!(
+            "#define fp8gemm_external_gemm inner\n#include \"{}\"\n#undef fp8gemm_external_gemm\n\
+             int32_t fp8gemm_external_gemm(const fp8gemm_gemm *g);\n\
+             int32_t fp8gemm_external_gemm(const fp8gemm_gemm *g) {{ int32_t status = inner(g); {what} return status; }}\n",
+            reference.display()
+        );
+        text(&folder, name, &source)
+    };
+    let before = "((uint8_t *)g->d.data)[-4096] ^= 1;";
+    let Some(library) = writes("before", before) else { return };
+    let fault = |library: PathBuf| tested(&library, 5, &["shape-small"]).findings.remove(0).fault;
+    let found = fault(library);
+    assert!(matches!(&found, Fault::Guard { place, .. } if place == "4096 bytes before it"), "{found}");
+    let found = fault(writes("input", "((uint8_t *)g->b.data)[0] ^= 1;").unwrap());
+    assert!(matches!(found, Fault::Input { input: "B", bytes: 1, .. }), "{found}");
+}
+
 /// Breaks if a library that fails, or computes nothing, looks as if it were right.
 #[test]
 fn failures_are_no_success() {

@@ -5,10 +5,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fp8gemm_difftest::{
-    Buffers, DifftestError, Fault, Generator, Menu, Only, Options, Property, Subject, Summary, TwinPath, run,
+    Buffers, DifftestError, Fault, Generator, Menu, Only, Options, Property, Subject, Summary, TwinPath, check, run,
 };
-use fp8gemm_problem::Problem;
-use fp8gemm_sim::Path;
+use fp8gemm_problem::{Epilogue, OutputType, Problem};
+use fp8gemm_sim::{Matrix, Path};
 
 /// The twin, and then something it should not do.
 struct Misbehaving<F>(F, u64);
@@ -47,6 +47,12 @@ fn everything_around_d_is_seen() {
         buffers.d.bytes_mut()[at] ^= 1;
     });
     assert!(matches!(&before, Fault::Guard { place, bytes: 1 } if place == "1 bytes before it"), "{before}");
+    // What the first run finds there anyway.
+    let same = fault(|_, _, buffers| {
+        let at = buffers.d.start() - 8;
+        buffers.d.bytes_mut()[at] = 0xAB;
+    });
+    assert!(matches!(&same, Fault::Guard { place, bytes: 1 } if place == "8 bytes before it"), "{same}");
     let last = fault(|_, _, buffers| *buffers.d.bytes_mut().last_mut().unwrap() ^= 0xFF);
     assert!(matches!(last, Fault::Guard { .. }), "{last}");
     // Between two rows, where there is a gap.
@@ -93,6 +99,81 @@ fn elements_that_are_not_written_are_seen() {
         false,
     );
     assert_eq!(summary.findings.len(), 1);
+    // Whatever the poison: a kernel that writes nothing, where the right D is what the first run put there.
+    struct Idle;
+    impl Subject for Idle {
+        fn name(&self) -> String {
+            "idle".to_owned()
+        }
+        fn run(&mut self, _: &Problem, _: usize, _: &mut Buffers) -> Result<(), DifftestError> {
+            Ok(())
+        }
+    }
+    let generator = Generator::new(0, Menu::twin(), Only::parse(["shape-small"]).unwrap());
+    for index in 0..20 {
+        let mut case = generator.case(index).unwrap();
+        let p = Problem { c: None, d: OutputType::F32, epilogue: Epilogue::IDENTITY, ..case.problem };
+        (case.problem, case.c) = (p, None);
+        let poison = Matrix::F32(ndarray::Array2::from_elem((p.m, p.n), f32::from_bits(0xABAB_ABAB)));
+        let fault = check(&mut Idle, &case, &poison, 0).unwrap();
+        assert!(matches!(fault, Some(Fault::Unstable { .. })), "{fault:?}");
+    }
+}
+
+/// Breaks if a property that a subject does not compute is counted as checked, or is the reason given for
+/// cases that were passed over.
+#[test]
+fn properties_that_are_not_computed_are_not_counted() {
+    /// The twin for everything but an f32 C, which cutting K needs.
+    struct NoF32C;
+    impl Subject for NoF32C {
+        fn name(&self) -> String {
+            "no f32 C".to_owned()
+        }
+        fn run(&mut self, p: &Problem, configuration: usize, buffers: &mut Buffers) -> Result<(), DifftestError> {
+            if p.c == Some(OutputType::F32) {
+                let rule = "no f32 C".to_owned();
+                return Err(DifftestError::Unsupported { subject: self.name(), problem: *p, rule });
+            }
+            TwinPath::new(Path::best()).run(p, configuration, buffers)
+        }
+    }
+    let generator = Generator::new(0, Menu::twin(), Only::default());
+    let summary = run(&generator, &mut [Box::new(NoF32C)], &Options::cases(100), &mut |_| {}).unwrap();
+    assert!(summary.findings.is_empty(), "{}", summary.findings[0].fault);
+    assert_eq!(summary.coverage.counts["property"]["cut-k"], 0);
+    assert_eq!(summary.properties, summary.coverage.counts["property"].values().sum::<u64>());
+    assert_eq!(summary.cases + summary.passed_over, 100);
+    assert!(summary.passed_over > 5 && summary.rule.as_deref() == Some("no f32 C"), "{:?}", summary.rule);
+}
+
+/// Breaks if a difference that shows only with C in D's place is not shrunk, or is shrunk to another one.
+#[test]
+fn what_only_c_in_place_shows_is_shrunk() {
+    let summary = tested(
+        |_, _, buffers| {
+            if buffers.c_in_place {
+                let at = buffers.d.start();
+                buffers.d.bytes_mut()[at] ^= 1;
+            }
+        },
+        false,
+    );
+    let finding = &summary.findings[0];
+    assert!(matches!(finding.shrunk, Fault::Bits { .. }), "{}", finding.shrunk);
+    let p = finding.case.problem;
+    assert_eq!((p.m, p.n, p.k, p.c), (1, 1, 1, Some(p.d)), "{p}");
+}
+
+/// Breaks if a run without time does nothing and calls that equal.
+#[test]
+fn one_case_always_runs() {
+    let generator = Generator::new(0, Menu::twin(), Only::default());
+    let mut options = Options::cases(10);
+    options.time = Some(std::time::Duration::ZERO);
+    let mut subjects: Vec<Box<dyn Subject>> = vec![Box::new(TwinPath::new(Path::best()))];
+    let summary = run(&generator, &mut subjects, &options, &mut |_| {}).unwrap();
+    assert_eq!((summary.cases, summary.timed_out), (1, true));
 }
 
 /// Breaks if a kernel whose bits depend on the number of rows passes: bits of each case are right, so

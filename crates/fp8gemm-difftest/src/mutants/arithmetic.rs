@@ -35,7 +35,7 @@ pub(super) fn policies() -> Vec<Mutant> {
         promotion("first promotion a multiplication", |acc, s, x, first| if first { s * x } else { s.mul_add(x, acc) }),
         promotion("scaled sum flushed to zero below 2^-126", |acc, s, x, _| {
             let sum = s.mul_add(x, acc);
-            if sum.is_subnormal() { 0.0 } else { sum }
+            if sum.is_subnormal() { 0.0f32.copysign(sum) } else { sum }
         }),
     ]
 }
@@ -168,9 +168,9 @@ pub(super) fn epilogues() -> Vec<Mutant> {
             _ => r,
         }),
         cast("subnormal results flushed", |r, ty| match ty {
-            OutputType::F16 if r.abs() < 6.103_515_6e-5 => 0.0,
-            OutputType::Bf16 if f32_to_bf16(r).to_f32().is_subnormal() => 0.0,
-            OutputType::F32 if r.is_subnormal() => 0.0,
+            OutputType::F16 if r.abs() < 6.103_515_6e-5 => 0.0f32.copysign(r),
+            OutputType::Bf16 if f32_to_bf16(r).to_f32().is_subnormal() => 0.0f32.copysign(r),
+            OutputType::F32 if r.is_subnormal() => 0.0f32.copysign(r),
             _ => r,
         }),
         cast("-0 as +0", |r, _| r + 0.0),
@@ -181,6 +181,22 @@ pub(super) fn epilogues() -> Vec<Mutant> {
                 Matrix::F32(x) => Matrix::F32(x.mapv(|x| if x.is_nan() { f32::NAN } else { x })),
             })
         }),
+    ]
+}
+
+/// Nothing is changed: promotions, epilogue and cast as rebuilt here are the twin's, so that a mutant is
+/// wrong only in what it changes.
+#[cfg(test)]
+pub(super) fn unchanged() -> Vec<Mutant> {
+    let own = |case: &Case| {
+        let Epilogue { alpha, beta } = case.problem.epilogue;
+        let epilogue = |acc, c: Option<f32>| c.map_or(alpha * acc, |c| beta.mul_add(c, alpha * acc));
+        finish_with(case, accumulated(case)?, |r, _| r, epilogue)
+    };
+    vec![
+        promotion("promotion", |acc, s, x, _| s.mul_add(x, acc)),
+        Mutant::new(Part::Epilogue, "cast", |case| finish(case, accumulated(case)?, |r, _| r)),
+        Mutant::new(Part::Epilogue, "own", own),
     ]
 }
 

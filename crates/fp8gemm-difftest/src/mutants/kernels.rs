@@ -85,7 +85,11 @@ pub(super) fn data() -> Vec<Mutant> {
             codes_from(case, whole, |x, row, k, whole| if k >= whole { 0 } else { x[(row, k)] })
         }),
         Mutant::of_case(Part::Data, "last element of K dropped", |case| {
-            codes_from(case, case.problem.k - 1, |x, row, k, last| if k == last { 0 } else { x[(row, k)] })
+            codes_from(
+                case,
+                case.problem.k.saturating_sub(1),
+                |x, row, k, last| if k == last { 0 } else { x[(row, k)] },
+            )
         }),
         // A ring of four stages whose barrier is not waited for: the block of one round before.
         Mutant::of_case(Part::Data, "stale stage", |case| {
@@ -139,6 +143,19 @@ fn codes_from(case: &Case, at: usize, code: impl Fn(&Array2<u8>, usize, usize, u
 fn one_side(case: &Case, code: fn(&Array2<u8>, usize, usize) -> u8) -> Changed {
     let changed = codes(case, code)?;
     Ok(case.with(changed.a, case.b.clone(), case.c.clone()))
+}
+
+/// Nothing is changed: what the helpers above make of a case is the twin's, so that a mutant is wrong only
+/// in what it changes.
+#[cfg(test)]
+pub(super) fn unchanged() -> Vec<Mutant> {
+    vec![
+        Mutant::of_case(Part::Scales, "moved A", |case| moved(case, true, |row, block, _| (row, block))),
+        Mutant::of_case(Part::Scales, "moved B", |case| moved(case, false, |row, block, _| (row, block))),
+        Mutant::of_case(Part::Data, "codes", |case| codes(case, |x, row, k| x[(row, k)])),
+        Mutant::of_case(Part::Data, "codes of A", |case| one_side(case, |x, row, k| x[(row, k)])),
+        after("after", |d, _, _| d),
+    ]
 }
 
 /// D with some elements changed after all: `change` gets the value, its place and D's shape.

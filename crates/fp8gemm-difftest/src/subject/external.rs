@@ -16,6 +16,9 @@ const OK: i32 = 0;
 /// `FP8GEMM_UNSUPPORTED`.
 const UNSUPPORTED: i32 = 1;
 
+/// Characters of a library's name that are kept.
+const LONGEST_NAME: usize = 100;
+
 /// `fp8gemm_matrix`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -104,7 +107,11 @@ impl External {
             let text = name();
             (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
         });
-        let name = name.unwrap_or_else(|| path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+        // It goes into reports and file names.
+        let name = name.map(|name| name.chars().filter(|c| !c.is_control()).take(LONGEST_NAME).collect::<String>());
+        let name = name
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| path.file_name().unwrap_or_default().to_string_lossy().into_owned());
         Ok(Self { path: path.to_owned(), name, gemm, _library: library })
     }
 }

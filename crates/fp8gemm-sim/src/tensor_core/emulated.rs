@@ -13,8 +13,9 @@
 //!
 //! With the f16 accumulator this gives all of 20,000 outputs that the MATLAB-tensor-core project
 //! published for H100 and H200 (E4M3 and E5M2; compared when the order was looked for, one of them is
-//! replayed by the tests); other groupings, the other order and C first fail on 16 to 36 % of them. For the f32 accumulator nobody has published outputs:
-//! [`mma_sync_fp8_f32`] is what the same code would do, and its order is **not settled**.
+//! replayed by the tests); other groupings, the other order and C first fail on 16 to 36 % of them. For the
+//! f32 accumulator nobody has published outputs: [`mma_sync_fp8_f32`] is what the same code would do, and
+//! its order is **not settled**.
 
 use fp8gemm_formats::Fp8Format;
 use fp8gemm_problem::OperandType;

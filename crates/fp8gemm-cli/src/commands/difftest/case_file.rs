@@ -21,27 +21,27 @@ pub(super) fn ready(folder: &Path) -> Result<(), CliError> {
     Output::new(&folder.join("difftest.safetensors")).map(drop).in_file(folder)
 }
 
-/// Writes the shrunk case of a finding, with the D that is wrong (or, where D is right or missing, the
-/// one that would be right).
+/// The tensor with the twin's D in the file of a finding, by which the file is a regression test later.
+const EXPECTED: &str = "expected";
+
+/// Writes the shrunk case of a finding: as `d` the D that is wrong (or, where D is right or missing, the
+/// one that would be right), as `expected` the twin's.
 pub(super) fn keep(folder: &Path, finding: &Finding) -> Result<PathBuf, CliError> {
-    let slug: String =
-        finding.subject.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let slug: String = finding.subject.chars().map(plain).take(100).collect();
     let name = format!("difftest-{slug}-{}-{}.safetensors", finding.origin.seed, finding.origin.index);
     let path = folder.join(name);
     let mut metadata = metadata(&finding.case);
     let mut insert = |key: &str, text: String| metadata.insert(key.to_owned(), text);
-    insert("kernel", format!("{}, {}", finding.subject, finding.configuration));
+    let Finding { subject, configuration, .. } = finding;
+    // A subject with one configuration has none to name.
+    let one = subject == configuration;
+    insert("kernel", if one { subject.clone() } else { format!("{subject}, {configuration}") });
     insert("fault", finding.shrunk.to_string());
     insert("found_on", finding.problem.to_string());
-    let right;
-    let d = match finding.shrunk.d() {
-        Some(d) => d,
-        None => {
-            right = finding.case.gemm().run()?;
-            &right
-        }
-    };
-    save(&path, &finding.case, Some(d), &metadata)?;
+    let right = finding.case.gemm().run()?;
+    let d = finding.shrunk.d().unwrap_or(&right);
+    save(&path, &finding.case, &[("d", d), (EXPECTED, &right)], &metadata)?;
     Ok(path)
 }
 
@@ -60,18 +60,18 @@ pub(super) fn metadata(case: &Case) -> BTreeMap<String, String> {
     insert("scale_layout.b", p.b.scales.to_string());
     insert("seed", origin.seed.to_string());
     insert("index", origin.index.to_string());
-    insert("regimes", format!("{}, {}, A {}, B {}", origin.shape, origin.data, origin.scales[0], origin.scales[1]));
+    insert("regimes", origin.regimes());
     if case.has_nonfinite_scales() {
         insert("allow_nonfinite_scales", "true".to_owned());
     }
     metadata
 }
 
-/// Writes a case.
+/// Writes a case, with results by name.
 pub(super) fn save(
     path: &Path,
     case: &Case,
-    d: Option<&Matrix>,
+    results: &[(&str, &Matrix)],
     metadata: &BTreeMap<String, String>,
 ) -> Result<(), CliError> {
     let output = Output::new(path).in_file(path)?;
@@ -79,6 +79,6 @@ pub(super) fn save(
     tensors.extend(operand_tensors("a", case.a.view()));
     tensors.extend(operand_tensors("b", case.b.view()));
     tensors.extend(case.c.as_ref().map(|c| matrix_tensor("c", c)));
-    tensors.extend(d.map(|d| matrix_tensor("d", d)));
+    tensors.extend(results.iter().map(|(name, d)| matrix_tensor(name, d)));
     write(&output, metadata, tensors).in_file(path)
 }

@@ -157,7 +157,7 @@ fn product(
             format!("cuBLASLt FP8, fast accumulation {}", if fast { "on" } else { "off" }),
         );
         metadata.insert("device".to_owned(), recorder.describe());
-        case_file::save(&path, case, Some(d), &metadata)?;
+        case_file::save(&path, case, &[("d", d)], &metadata)?;
         report.file = Some(path.display().to_string());
     }
     Ok(report)

@@ -65,13 +65,15 @@ pub(super) fn write(args: &WriteArgs, json: bool) -> Result<u8, CliError> {
     if pairs == 0 {
         return Err(CliError::Usage("--policy and --scales: no policy is legal with any of the scales".to_owned()));
     }
+    // Regimes that files cannot hold are refused before there is a folder.
+    generator.case(0)?;
     case_file::ready(&args.folder)?;
     let files = args.cases.cases;
     let progress = Progress::new("write", u128::from(files));
     for index in 0..files {
         let case = generator.case(index)?;
         let path = args.folder.join(format!("case-{index:06}.safetensors"));
-        case_file::save(&path, &case, None, &case_file::metadata(&case))?;
+        case_file::save(&path, &case, &[], &case_file::metadata(&case))?;
         progress.advance(1);
     }
     progress.finish();
@@ -175,8 +177,13 @@ fn pairs(folder: &Path) -> Result<Vec<(PathBuf, Option<PathBuf>)>, CliError> {
     }
     for path in problems {
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        let at = results.iter().position(|(of, _)| *of == stem);
-        let d = at.map(|at| results.swap_remove(at).1);
+        let mut own = results.extract_if(.., |(of, _)| *of == stem).map(|(_, d)| d);
+        let d = own.next();
+        if let (Some(d), Some(other)) = (&d, own.next()) {
+            let what = format!("{} and {}: a problem has one D", d.display(), other.display());
+            return Err(CliError::Usage(what));
+        }
+        drop(own);
         pairs.push((path, d));
     }
     if let Some((stem, path)) = results.first() {
@@ -209,6 +216,9 @@ fn check_one(path: &Path, d: Option<&Path>, policy: Option<Policy>) -> Result<Op
     };
     let sources = Sources { a: file, b: file, scale_a: None, scale_b: None, c: None, beside: [file, file] };
     let inputs = load(&sources, &OperandArgs::plain(), (number("alpha")?, number("beta")?), None)?;
+    if let (Some(d), true) = (d, file.get("d").is_some()) {
+        return Err(usage(format!("holds a `d`, and {} is another: a problem has one D", d.display())));
+    }
     let place = d.and_then(|d| files.get(d)).unwrap_or(file);
     let Some(stored) = place.get("d") else { return Ok(None) };
     let (m, n) = (inputs.a.dim().0, inputs.b.dim().0);

@@ -11,7 +11,9 @@ mod report;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Args, FromArgMatches, Subcommand};
 use fp8gemm::hopper::probe;
 use fp8gemm::problem::Policy;
 use fp8gemm::sim::Path;
@@ -52,12 +54,48 @@ Regimes: {}.",
 
 /// Flags of the command.
 #[derive(Debug, Args)]
-#[command(after_help = after(), args_conflicts_with_subcommands = true)]
-pub(crate) struct DifftestArgs {
+#[command(after_help = after())]
+struct Parsed {
     #[command(subcommand)]
     what: Option<What>,
     #[command(flatten)]
     run: RunArgs,
+}
+
+/// The flags, where those of a run may not stand before a subcommand, which would not look at them. Clap's
+/// own rule for that refuses `difftest --json mutants` too.
+#[derive(Debug)]
+pub(crate) struct DifftestArgs(Parsed);
+
+impl FromArgMatches for DifftestArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        if let Some(subcommand) = matches.subcommand_name() {
+            // Those of every command have a meaning there as well.
+            let run = RunArgs::augment_args(clap::Command::new("run"));
+            let given = |arg: &&Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+            if let Some(flag) = run.get_arguments().find(given).and_then(Arg::get_long) {
+                let what =
+                    format!("--{flag} stands before the subcommand '{subcommand}', which has flags of its own\n");
+                return Err(clap::Error::raw(ErrorKind::ArgumentConflict, what));
+            }
+        }
+        Parsed::from_arg_matches(matches).map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for DifftestArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        Parsed::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Parsed::augment_args_for_update(command)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -83,7 +121,7 @@ pub(super) struct CaseArgs {
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) cases: u64,
     /// Seed of the cases
-    #[arg(long, value_name = "S", default_value_t = 0)]
+    #[arg(long, value_name = "S", default_value_t = 0, allow_negative_numbers = true)]
     pub(super) seed: u64,
     /// Only these regimes of shapes, codes or scales; of a kind of which none is named, all
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
@@ -108,14 +146,14 @@ struct RunArgs {
     #[arg(long, value_enum, default_value_t = Engine::Auto, conflicts_with = "external")]
     engine: Engine,
     /// Ordinal of the GPU [default: the first Hopper]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "external")]
     device: Option<u32>,
     /// Test this library, which exports the functions of fp8gemm_external.h
     #[arg(long, value_name = "LIB")]
     external: Option<PathBuf>,
     /// Policies of the cases for --external: promote<n>, chain, cutlass128 or split<p>
     #[arg(long, value_name = "POLICY", value_delimiter = ',', requires = "external",
-          default_values_t = [Policy::PROMOTE_128, Policy::Chain])]
+          conflicts_with = "engine", default_values_t = [Policy::PROMOTE_128, Policy::Chain])]
     policy: Vec<Policy>,
     /// Folder for the files of cases that fail
     #[arg(long, value_name = "DIR", default_value = ".")]
@@ -124,6 +162,7 @@ struct RunArgs {
 
 /// Runs the command.
 pub(crate) fn run(args: &DifftestArgs, json: bool) -> Result<u8, CliError> {
+    let DifftestArgs(args) = args;
     match &args.what {
         Some(What::Write(args)) => folder::write(args, json),
         Some(What::Check(args)) => folder::check(args, json),
@@ -161,7 +200,14 @@ fn run_engine(args: &RunArgs, json: bool) -> Result<u8, CliError> {
     // Kept before anything is printed.
     let mut files = Vec::new();
     for finding in &summary.findings {
-        files.push(case_file::keep(&args.out, finding)?);
+        // What was found is told even where the file cannot be written.
+        files.push(match case_file::keep(&args.out, finding) {
+            Ok(path) => Some(path),
+            Err(error) => {
+                note(format!("the case of {} is not kept: {error}", finding.subject));
+                None
+            }
+        });
     }
     let code = match (summary.findings.is_empty(), summary.interrupted) {
         (false, _) => DIFFERENT,
@@ -175,7 +221,7 @@ fn run_engine(args: &RunArgs, json: bool) -> Result<u8, CliError> {
 
 fn setup(args: &RunArgs) -> Result<Setup, CliError> {
     if let Some(library) = &args.external {
-        let menu = Menu { policies: args.policy.clone(), ..Menu::kernels() };
+        let menu = Menu { policies: args.policy.clone(), empty: true, ..Menu::kernels() };
         let subjects: Vec<Box<dyn Subject>> = vec![Box::new(External::open(library)?)];
         return Ok(Setup { engine: "external", subjects, menu, oracle: Path::best() });
     }
@@ -228,7 +274,10 @@ fn parse_time(text: &str) -> Result<Duration, String> {
         _ => return Err("a time is a number with s, m or h, e.g. 60s".to_owned()),
     };
     let seconds: f64 = digits.parse().map_err(|_| "a time is a number with s, m or h, e.g. 60s".to_owned())?;
-    Duration::try_from_secs_f64(seconds * unit).map_err(|error| error.to_string())
+    match Duration::try_from_secs_f64(seconds * unit) {
+        Ok(time) if time.is_zero() => Err("a time is longer than 0".to_owned()),
+        time => time.map_err(|error| error.to_string()),
+    }
 }
 
 #[cfg(test)]
@@ -241,7 +290,7 @@ mod tests {
         assert_eq!(parse_time("60s"), Ok(Duration::from_secs(60)));
         assert_eq!(parse_time("1.5m"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_time("250ms"), Ok(Duration::from_millis(250)));
-        for bad in ["", "s", "60x", "-1s", "nan", "1e400"] {
+        for bad in ["", "s", "0", "0s", "60x", "-1s", "nan", "1e400"] {
             assert!(parse_time(bad).is_err(), "{bad:?}");
         }
     }

@@ -54,10 +54,7 @@ impl MutantReport {
             part: score.part.name(),
             name: score.name,
             found_after: found.map(|found| found.cases),
-            regimes: found.map(|found| {
-                let [a, b] = found.origin.scales;
-                format!("{}, {}, A {a}, B {b}", found.origin.shape, found.origin.data)
-            }),
+            regimes: found.map(|found| found.origin.regimes()),
             problem: found.map(|found| found.problem.to_string()),
             differing: found.map(|found| found.differing),
             elements: found.map(|found| found.elements),

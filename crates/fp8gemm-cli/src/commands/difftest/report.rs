@@ -65,24 +65,28 @@ struct FindingReport {
     what: String,
     shrunk_problem: String,
     shrunk_what: String,
-    file: String,
+    /// Where it is kept; null if it could not be written.
+    file: Option<String>,
+    #[serde(skip)]
+    policy: String,
 }
 
 impl FindingReport {
-    fn new(finding: &Finding, file: &std::path::Path) -> Self {
+    fn new(finding: &Finding, file: Option<&PathBuf>) -> Self {
         let origin = finding.origin;
         Self {
             subject: finding.subject.clone(),
             configuration: finding.configuration.clone(),
             seed: origin.seed,
             index: origin.index,
-            regimes: format!("{}, {}, A {}, B {}", origin.shape, origin.data, origin.scales[0], origin.scales[1]),
+            regimes: origin.regimes(),
             problem: finding.problem.to_string(),
             fault: finding.fault.kind(),
             what: finding.fault.to_string(),
             shrunk_problem: finding.case.problem.to_string(),
             shrunk_what: finding.shrunk.to_string(),
-            file: file.display().to_string(),
+            file: file.map(|file| file.display().to_string()),
+            policy: finding.case.problem.policy.to_string(),
         }
     }
 }
@@ -93,7 +97,7 @@ impl Report {
         oracle: Path,
         cases: &CaseArgs,
         summary: &Summary,
-        files: &[PathBuf],
+        files: &[Option<PathBuf>],
     ) -> Self {
         let specials = summary.coverage.specials;
         Self {
@@ -120,7 +124,12 @@ impl Report {
                 subnormal: specials.subnormal,
             },
             gaps: summary.coverage.gaps(),
-            findings: summary.findings.iter().zip(files).map(|(f, file)| FindingReport::new(f, file)).collect(),
+            findings: summary
+                .findings
+                .iter()
+                .zip(files)
+                .map(|(f, file)| FindingReport::new(f, file.as_ref()))
+                .collect(),
             seconds: Number(summary.time.as_secs_f64()),
             time: duration(summary.time),
             rule: summary.rule.clone(),
@@ -167,12 +176,13 @@ impl Report {
                 vec![finding.fault.to_owned(), finding.what.clone()],
                 vec!["shrunk to".to_owned(), finding.shrunk_problem.clone()],
                 vec![finding.fault.to_owned(), finding.shrunk_what.clone()],
-                vec!["kept as".to_owned(), finding.file.clone()],
             ];
-            if finding.fault == "bits" || finding.fault == "unstable" {
-                let policy = finding.shrunk_problem.split("policy=").nth(1).unwrap_or_default();
-                let policy = policy.split(' ').next().unwrap_or_default();
-                rows.push(vec!["try".to_owned(), format!("fp8gemm verify {} --policy {policy}", finding.file)]);
+            if let Some(file) = &finding.file {
+                rows.push(vec!["kept as".to_owned(), file.clone()]);
+                if finding.fault == "bits" || finding.fault == "unstable" {
+                    let policy = &finding.policy;
+                    rows.push(vec!["try".to_owned(), format!("fp8gemm verify {file} --policy {policy}")]);
+                }
             }
             text += &table(2, &rows);
         }

@@ -93,9 +93,9 @@ pub(crate) fn run(args: &StudyArgs, json: bool) -> Result<u8, CliError> {
                     chosen.push(study);
                 }
             }
-            compute(chosen, run, json)?;
+            compute("study run", chosen, run, json)?;
         }
-        What::All { run } => compute(studies::ALL.iter().collect(), run, json)?,
+        What::All { run } => compute("study all", studies::ALL.iter().collect(), run, json)?,
         What::Report { folder } => write_report(folder, json)?,
     }
     Ok(SUCCESS)
@@ -147,7 +147,7 @@ struct RunReport {
 /// Of a progress bar: studies say their share.
 const STEPS: u128 = 1000;
 
-fn compute(mut chosen: Vec<&Study>, args: &RunArgs, json: bool) -> Result<(), CliError> {
+fn compute(command: &'static str, mut chosen: Vec<&Study>, args: &RunArgs, json: bool) -> Result<(), CliError> {
     let directory = &args.folder.out;
     check_directory(directory)?;
     let mut present = Vec::new();
@@ -183,7 +183,7 @@ fn compute(mut chosen: Vec<&Study>, args: &RunArgs, json: bool) -> Result<(), Cl
             outcome,
         });
     }
-    let report = RunReport { command: "study run", studies, present };
+    let report = RunReport { command, studies, present };
     print(json, &report, || report.text(directory))
 }
 

@@ -89,13 +89,21 @@ fn lines(figure: &Figure, series: &[Series]) -> Vec<Plot> {
         let colour = COLOURS[index % COLOURS.len()];
         let place = |&(_, x, y): &(String, f64, f64)| (if figure.x_scale == Scale::Log2 { x.log2() } else { x }, y);
         let points: Vec<(f64, f64)> = series.points.iter().map(place).collect();
-        // Every second line is dashed, so that two lines in one place are both seen.
-        let style = if index.is_multiple_of(2) { LineStyle::Solid } else { LineStyle::Dashed };
         let line = LinePlot::new().with_data(points.clone()).with_color(colour).with_stroke_width(2.0);
-        plots.push(line.with_line_style(style).into());
+        plots.push(line.with_line_style(style(index)).into());
         plots.push(ScatterPlot::new().with_data(points).with_color(colour).with_size(3.5).into());
     }
     plots
+}
+
+/// Neighbours differ, so that lines in one place are all seen.
+fn style(index: usize) -> LineStyle {
+    match index % 4 {
+        0 => LineStyle::Solid,
+        1 => LineStyle::Dashed,
+        2 => LineStyle::Dotted,
+        _ => LineStyle::DashDot,
+    }
 }
 
 /// The texts of x, in the order in which they first occur.
@@ -137,7 +145,7 @@ fn legend(figure: &Figure, series: &[Series]) -> Vec<LegendEntry> {
         label: series.name.clone(),
         color: COLOURS[index % COLOURS.len()].to_owned(),
         shape,
-        dasharray: (figure.kind == FigureKind::Lines && !index.is_multiple_of(2)).then(|| "4 2".to_owned()),
+        dasharray: style(index).dasharray().filter(|_| figure.kind == FigureKind::Lines),
     });
     let marks = figure.marks.iter().map(|(_, label)| LegendEntry {
         label: label.clone(),

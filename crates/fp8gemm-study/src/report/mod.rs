@@ -115,11 +115,12 @@ mod tests {
     /// Breaks if the commands of a report do not make it again: a seed, `--quick` or a study left out.
     #[test]
     fn commands_make_the_outcomes_again() {
-        let outcome = |study, settings: &Settings| Outcome::new(study, settings);
-        let all: Vec<Outcome> = studies::ALL.iter().map(|study| outcome(study, &Settings::full())).collect();
+        let all: Vec<Outcome> = studies::ALL.iter().map(|study| Outcome::new(study, &Settings::full())).collect();
         assert_eq!(commands(&all), ["fp8gemm study all --seed 1", "fp8gemm study report"]);
         assert_eq!(commands(&all[..1])[0], "fp8gemm study run accumulation --seed 1");
-        let mixed = [all[0].clone(), outcome(&studies::ALL[1], &Settings { seed: 7, ..Settings::quick() })];
+        let mut other = Settings::quick();
+        other.seed = 7;
+        let mixed = [all[0].clone(), Outcome::new(&studies::ALL[1], &other)];
         assert_eq!(commands(&mixed)[1], "fp8gemm study run promotion-interval --seed 7 --quick");
         assert_eq!(made_by(&mixed).matches("seed").count(), 2);
         assert_eq!(made_by(&all).matches("seed").count(), 1);

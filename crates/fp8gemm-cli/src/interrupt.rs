@@ -3,6 +3,7 @@
 //! is asked to, once.
 
 use std::fs;
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +18,9 @@ static PATIENT: AtomicBool = AtomicBool::new(false);
 
 /// Whether it is to end with what it has.
 static STOP: AtomicBool = AtomicBool::new(false);
+
+/// What is told to whoever interrupts; empty for nothing.
+static LAST_WORDS: Mutex<String> = Mutex::new(String::new());
 
 fn unfinished() -> MutexGuard<'static, Option<PathBuf>> {
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
@@ -33,6 +37,13 @@ pub(crate) fn install() {
         if let Some(path) = unfinished().take() {
             let _ = fs::remove_file(path);
         }
+        let words = LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner);
+        if !words.is_empty() {
+            let mut stderr = io::stderr().lock();
+            // A progress bar may be on the line.
+            let line = if stderr.is_terminal() { "\n" } else { "" };
+            let _ = writeln!(stderr, "{line}{words}");
+        }
         process::exit(130);
     });
     if let Err(error) = installed {
@@ -46,12 +57,17 @@ pub(crate) fn asks() -> &'static AtomicBool {
     &STOP
 }
 
+/// What an interruption prints before the end, from now on.
+pub(crate) fn last_words(text: String) {
+    *LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner) = text;
+}
+
 /// Names the temporary file that an interruption must remove.
 pub(crate) fn started(path: &Path) {
     *unfinished() = Some(path.to_owned());
 }
 
-/// Runs the renaming, after which there is nothing to remove.
+/// Runs the renaming, which no interruption cuts in two and after which there is nothing to remove.
 pub(crate) fn finish<T>(rename: impl FnOnce() -> T) -> T {
     let mut unfinished = unfinished();
     let result = rename();

@@ -26,7 +26,7 @@ fn runs_keeps_and_reports() {
     let again = fp8gemm(folder.path(), &["study", "run", "promotion-interval", "--quick", "--seed", "2"]);
     assert_eq!(again.code, 2);
     assert_eq!(again.stderr.lines().count(), 1, "{}", again.stderr);
-    assert!(again.stderr.contains("--force"), "{}", again.stderr);
+    assert!(again.stderr.contains("--force") && again.stderr.contains("--missing"), "{}", again.stderr);
     assert_eq!(fs::read(results.join("study.json")).unwrap(), before);
     let forced = fp8gemm(folder.path(), &["study", "run", "promotion-interval", "--quick", "--seed", "2", "--force"]);
     assert_eq!(forced.code, 0, "{}", forced.stderr);
@@ -52,9 +52,62 @@ fn json_is_one_document() {
     let run = fp8gemm(folder.path(), &["study", "run", "formats", "--quick", "--out", "x", "--json"]);
     let document: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
     assert_eq!(document["studies"][0]["outcome"]["study"], "formats");
+    assert_eq!(document["command"], "study run");
+    let all = fp8gemm(folder.path(), &["study", "all", "--quick", "--out", "y", "--json"]);
+    let document: serde_json::Value = serde_json::from_str(&all.stdout).unwrap();
+    assert_eq!(document["command"], "study all");
+    assert!(document["studies"].as_array().unwrap().len() >= 19);
     let list = fp8gemm(folder.path(), &["study", "list", "--json"]);
     let document: serde_json::Value = serde_json::from_str(&list.stdout).unwrap();
     assert!(document["studies"].as_array().unwrap().len() >= 5);
+}
+
+/// Breaks if a folder that nothing can be written into is found after the work, or with a temporary name
+/// in the message. Whoever may write everywhere (root) sees nothing here.
+#[cfg(unix)]
+#[test]
+fn a_folder_that_cannot_be_written_is_found_first() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempdir().unwrap();
+    let closed = folder.path().join("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o555)).unwrap();
+    if fs::write(closed.join("file"), "").is_ok() {
+        return;
+    }
+    let run = fp8gemm(folder.path(), &["study", "all", "--quick", "--out", "closed"]);
+    assert_eq!((run.code, run.stderr.as_str()), (2, "error: closed: permission denied\n"));
+    let below = fp8gemm(folder.path(), &["study", "all", "--quick", "--out", "closed/below"]);
+    assert!(below.code == 2 && below.stderr.to_lowercase().contains("permission denied"), "{}", below.stderr);
+}
+
+/// Breaks if Ctrl-C in a run loses finished studies, leaves a hidden folder, or does not say how to go on.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_keeps_what_is_finished() {
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+    let folder = tempdir().unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_fp8gemm"))
+        .args(["study", "all", "--out", "x"])
+        .current_dir(folder.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let finished = folder.path().join("x/accumulation/study.json");
+    let start = Instant::now();
+    while !finished.is_file() && start.elapsed() < Duration::from_secs(300) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    assert!(stderr.contains(" studies are in x; --missing computes"), "{stderr}");
+    let names = common::names(&folder.path().join("x"));
+    assert!(names.iter().all(|name| !name.starts_with('.')), "{names:?}");
+    assert_eq!(fp8gemm(folder.path(), &["study", "report", "--out", "x"]).code, 0);
 }
 
 /// Breaks if bad input is not one clear line with exit code 2, or leaves something behind.

@@ -10,7 +10,7 @@
 //! its destination, then renamed.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -33,6 +33,15 @@ pub fn check_absent(directory: &Path, study: &str) -> Result<(), StudyError> {
     let path = folder(directory, study);
     // A dangling link is something too.
     if path.symlink_metadata().is_ok() { Err(StudyError::Exists { path }) } else { Ok(()) }
+}
+
+/// Makes the folder of results, and refuses where nothing can be written into it.
+///
+/// # Errors
+/// [`StudyError::Io`].
+pub fn check_writable(directory: &Path) -> Result<(), StudyError> {
+    fs::create_dir_all(directory).map_err(StudyError::io(directory))?;
+    hidden(directory, ".writable-").map(drop)
 }
 
 /// Writes the outcome into its folder; returns the files. With `replace`, earlier results of the
@@ -81,7 +90,7 @@ pub fn write_page(directory: &Path, name: &str, text: &str, replace: bool) -> Re
         check_absent(directory, name)?;
     }
     let path = directory.join(name);
-    let mut file = ordinary(&format!(".{name}-"), 0o666).tempfile_in(directory).map_err(StudyError::io(&path))?;
+    let mut file = ordinary(&format!(".{name}-"), 0o666).tempfile_in(directory).map_err(unnamed(directory))?;
     file.write_all(text.as_bytes()).map_err(StudyError::io(&path))?;
     file.persist(&path).map_err(|error| StudyError::io(&path)(error.error))?;
     Ok(path)
@@ -89,7 +98,12 @@ pub fn write_page(directory: &Path, name: &str, text: &str, replace: bool) -> Re
 
 /// A hidden temporary folder in the directory.
 fn hidden(directory: &Path, prefix: &str) -> Result<TempDir, StudyError> {
-    ordinary(prefix, 0o777).tempdir_in(directory).map_err(StudyError::io(directory))
+    ordinary(prefix, 0o777).tempdir_in(directory).map_err(unnamed(directory))
+}
+
+/// The error without the temporary name, which says nothing to whoever reads it.
+fn unnamed(directory: &Path) -> impl FnOnce(io::Error) -> StudyError {
+    |error| StudyError::io(directory)(error.kind().into())
 }
 
 /// Makes temporary files and folders that become results: with the permissions of any new one, less

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::{SUCCESS, print};
 use crate::engine::Progress;
 use crate::error::CliError;
+use crate::interrupt;
 use crate::text::{count, duration, table};
 
 const AFTER: &str = "\
@@ -98,9 +99,9 @@ pub(crate) fn run(args: &StudyArgs, json: bool) -> Result<u8, CliError> {
                     chosen.push(study);
                 }
             }
-            compute(chosen, run, json)?;
+            compute("study run", chosen, run, json)?;
         }
-        What::All { run } => compute(studies::ALL.iter().collect(), run, json)?,
+        What::All { run } => compute("study all", studies::ALL.iter().collect(), run, json)?,
         What::Tensor(args) => tensor::run(args, json)?,
         What::Report { folder } => write_report(folder, json)?,
     }
@@ -153,7 +154,7 @@ struct RunReport {
 /// Of a progress bar: studies say their share.
 const STEPS: u128 = 1000;
 
-fn compute(mut chosen: Vec<&Study>, args: &RunArgs, json: bool) -> Result<(), CliError> {
+fn compute(command: &'static str, mut chosen: Vec<&Study>, args: &RunArgs, json: bool) -> Result<(), CliError> {
     let directory = &args.folder.out;
     check_directory(directory)?;
     let mut present = Vec::new();
@@ -166,11 +167,17 @@ fn compute(mut chosen: Vec<&Study>, args: &RunArgs, json: bool) -> Result<(), Cl
             absent
         });
     } else if !args.folder.force {
-        // Before anything is computed.
-        chosen.iter().try_for_each(|study| results::check_absent(directory, study.name))?;
+        refuse_existing(&chosen, directory)?;
     }
+    // The last of what is looked at before anything is computed: it makes the folder.
+    results::check_writable(directory)?;
     let mut studies = Vec::new();
     for (place, study) in chosen.iter().enumerate() {
+        let there = match place {
+            0 => "interrupted: no study is finished".to_owned(),
+            done => format!("interrupted: {done} of {} studies are in {}", chosen.len(), directory.display()),
+        };
+        interrupt::last_words(format!("{there}; --missing computes those without results"));
         let start = Instant::now();
         let what = format!("{} ({} of {})", study.name, place + 1, chosen.len());
         let progress = Arc::new(Progress::new(&what, STEPS));
@@ -181,7 +188,7 @@ fn compute(mut chosen: Vec<&Study>, args: &RunArgs, json: bool) -> Result<(), Cl
         let outcome = (study.run)(&settings);
         progress.finish();
         let outcome = outcome?;
-        let files = results::write(directory, &outcome, args.folder.force)?;
+        let files = interrupt::finish(|| results::write(directory, &outcome, args.folder.force))?;
         studies.push(Computed {
             seconds: start.elapsed().as_secs_f64(),
             folder: results::folder(directory, study.name).display().to_string(),
@@ -189,7 +196,8 @@ fn compute(mut chosen: Vec<&Study>, args: &RunArgs, json: bool) -> Result<(), Cl
             outcome,
         });
     }
-    let report = RunReport { command: "study run", studies, present };
+    interrupt::last_words(String::new());
+    let report = RunReport { command, studies, present };
     print(json, &report, || report.text(directory))
 }
 
@@ -225,6 +233,22 @@ impl RunReport {
         text.push_str(&format!("{studies} in {}, {time}; `study report` makes a page of them\n", directory.display()));
         text
     }
+}
+
+/// Results are replaced or left alone only when asked.
+fn refuse_existing(chosen: &[&Study], directory: &Path) -> Result<(), CliError> {
+    let present: Vec<_> = chosen.iter().filter(|study| results::check_absent(directory, study.name).is_err()).collect();
+    let Some(first) = present.first() else { return Ok(()) };
+    let folder = results::folder(directory, first.name);
+    let others = match present.len() - 1 {
+        0 => "exists".to_owned(),
+        1 => "and one other study's results exist".to_owned(),
+        others => format!("and results of {others} other studies exist"),
+    };
+    Err(CliError::Usage(format!(
+        "{} {others}: --force replaces results, --missing leaves them alone",
+        folder.display()
+    )))
 }
 
 /// A file where the folder should be is found before the work, not after it.

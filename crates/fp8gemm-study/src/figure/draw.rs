@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kuva::plot::annotations::ReferenceLine;
 use kuva::plot::bar::BarPlot;
-use kuva::plot::legend::LegendPosition;
+use kuva::plot::legend::{LegendEntry, LegendPosition, LegendShape};
 use kuva::plot::line::{LinePlot, LineStyle};
 use kuva::plot::scatter::ScatterPlot;
 use kuva::render::layout::{Layout, TickFormat};
@@ -15,6 +15,9 @@ use super::{Figure, FigureKind, Scale};
 
 /// Okabe and Ito's colours, which those who see fewer colours can tell apart; yellow is too light.
 const COLOURS: [&str; 7] = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"];
+/// A horizontal mark, and its dashes.
+const MARK: &str = "#555";
+const MARK_DASHES: &str = "2 3";
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 420.0;
 
@@ -35,6 +38,7 @@ pub(super) fn svg(figure: &Figure, series: &[Series], x_label: &str, y_label: &s
         .with_x_label(x_label)
         .with_width(WIDTH)
         .with_height(HEIGHT)
+        .with_legend_entries(legend(figure, series))
         .with_legend_position(LegendPosition::OutsideBottomColumns)
         .with_legend_box(false);
     if figure.y_scale != Scale::Linear {
@@ -45,9 +49,8 @@ pub(super) fn svg(figure: &Figure, series: &[Series], x_label: &str, y_label: &s
         FigureKind::Bars if crowded(series) => layout.with_x_tick_rotate(-20.0),
         FigureKind::Bars => layout,
     };
-    for (y, label) in &figure.marks {
-        layout =
-            layout.with_reference_line(ReferenceLine::horizontal(*y).with_label(label.as_str()).with_color("#555"));
+    for (y, _) in &figure.marks {
+        layout = layout.with_reference_line(ReferenceLine::horizontal(*y).with_color(MARK).with_dasharray(MARK_DASHES));
     }
     finish(figure, &kuva::render_to_svg(plots, layout))
 }
@@ -86,12 +89,21 @@ fn lines(figure: &Figure, series: &[Series]) -> Vec<Plot> {
         let colour = COLOURS[index % COLOURS.len()];
         let place = |&(_, x, y): &(String, f64, f64)| (if figure.x_scale == Scale::Log2 { x.log2() } else { x }, y);
         let points: Vec<(f64, f64)> = series.points.iter().map(place).collect();
-        let style = if index < COLOURS.len() { LineStyle::Solid } else { LineStyle::Dashed };
         let line = LinePlot::new().with_data(points.clone()).with_color(colour).with_stroke_width(2.0);
-        plots.push(line.with_line_style(style).with_legend(series.name.as_str()).into());
+        plots.push(line.with_line_style(style(index)).into());
         plots.push(ScatterPlot::new().with_data(points).with_color(colour).with_size(3.5).into());
     }
     plots
+}
+
+/// Neighbours differ, so that lines in one place are all seen.
+fn style(index: usize) -> LineStyle {
+    match index % 4 {
+        0 => LineStyle::Solid,
+        1 => LineStyle::Dashed,
+        2 => LineStyle::Dotted,
+        _ => LineStyle::DashDot,
+    }
 }
 
 /// The texts of x, in the order in which they first occur.
@@ -118,10 +130,30 @@ fn bars(series: &[Series]) -> BarPlot {
             .collect();
         plot = plot.with_group(group, bars);
     }
-    if series.len() > 1 {
-        plot = plot.with_legend(series.iter().map(|series| series.name.as_str()).collect());
-    }
     plot
+}
+
+/// Every series by name, where there is more than one, and every mark: a label beside the mark itself
+/// would lie over a bar. Written out here, because the room that kuva leaves for a legend it collects
+/// itself is too small for many or long names.
+fn legend(figure: &Figure, series: &[Series]) -> Vec<LegendEntry> {
+    let shape = match figure.kind {
+        FigureKind::Lines => LegendShape::Line,
+        FigureKind::Bars => LegendShape::Rect,
+    };
+    let named = series.iter().enumerate().filter(|_| series.len() > 1).map(|(index, series)| LegendEntry {
+        label: series.name.clone(),
+        color: COLOURS[index % COLOURS.len()].to_owned(),
+        shape,
+        dasharray: style(index).dasharray().filter(|_| figure.kind == FigureKind::Lines),
+    });
+    let marks = figure.marks.iter().map(|(_, label)| LegendEntry {
+        label: label.clone(),
+        color: MARK.to_owned(),
+        shape: LegendShape::Line,
+        dasharray: Some(MARK_DASHES.to_owned()),
+    });
+    named.chain(marks).collect()
 }
 
 /// `4096`, `0.01`, `1e-6`.

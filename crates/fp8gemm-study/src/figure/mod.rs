@@ -125,7 +125,7 @@ impl Figure {
         self
     }
 
-    /// A horizontal line, as for a published figure.
+    /// A horizontal line, as for a published figure; the label is an entry of the legend.
     #[must_use]
     pub fn mark(mut self, y: f64, label: &str) -> Self {
         self.marks.push((y, label.to_owned()));
@@ -196,6 +196,37 @@ mod tests {
         assert_eq!(series[1].points, [("512".to_owned(), 512.0, 2.0)]);
         let svg = figure.svg(&table()).unwrap();
         assert!(svg.contains("magnitude of bias [%]") && svg.contains("A &lt; B") && !svg.contains("NaN"));
+    }
+
+    /// Breaks if a legend of many or long names is cut off at the bottom of the drawing or at its right, if a number
+    /// in it has lost its column's name, or if a mark has no entry.
+    #[test]
+    fn legends_are_whole() {
+        for names in [7usize, 14] {
+            let mut table = Table::new("t", "").count("interval", "").count("k", "").float("bias", "%", "");
+            for (name, k) in (0..names).flat_map(|name| [(name, 1usize), (name, 2)]) {
+                table.push([Cell::from(name), k.into(), (1.0 + name as f64).into()]).unwrap();
+            }
+            for figure in [Figure::lines("f", "", "t"), Figure::bars("f", "", "t")] {
+                let figure = figure.x("k", Scale::Linear).y(["bias"], Scale::Linear).by("interval");
+                let figure = figure.mark(2.0, "as it was published in a report with a long title");
+                let svg = figure.svg(&table).unwrap();
+                let mut found = 0;
+                for text in svg.split("<text ").skip(1) {
+                    let content = text.split_once('>').unwrap().1.split('<').next().unwrap();
+                    if !content.starts_with("interval = ") && !content.starts_with("as it was") {
+                        continue;
+                    }
+                    let place = |name: &str| -> f64 {
+                        text.split_once(&format!("{name}=\"")).unwrap().1.split('"').next().unwrap().parse().unwrap()
+                    };
+                    assert!(place("y") < 420.0 - 4.0, "{text}");
+                    assert!(place("x") + 5.5 * content.len() as f64 <= 720.0, "{text}");
+                    found += 1;
+                }
+                assert_eq!(found, names + 1, "{svg}");
+            }
+        }
     }
 
     /// Breaks if a figure of nothing, or of a column that is not there, is drawn.

@@ -24,7 +24,12 @@ impl Figure {
             if only.iter().zip(&self.only).any(|(&index, (_, text))| row[index].to_string() != *text) {
                 continue;
             }
-            let group: Vec<String> = by.iter().map(|&index| row[index].to_string()).collect();
+            // A number alone says nothing: `K = 4096`.
+            let label = |&index: &usize| match &row[index] {
+                Cell::Count(count) => format!("{} = {count}", table.columns()[index].name),
+                other => other.to_string(),
+            };
+            let group: Vec<String> = by.iter().map(label).collect();
             for (&column, column_name) in y.iter().zip(&self.y) {
                 let mut name = group.clone();
                 if y.len() > 1 || name.is_empty() {

@@ -2,7 +2,7 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html as markup};
 
-use super::{INTRODUCTION, comparable, provenance, shown};
+use super::{INTRODUCTION, LONG, commands, comparable, made_by, provenance, shown};
 use crate::{Cell, ColumnKind, Outcome, StudyError, Table};
 
 const STYLE: &str = include_str!("style.css");
@@ -24,10 +24,20 @@ pub fn html(outcomes: &[Outcome]) -> Result<String, StudyError> {
                 style { (PreEscaped(STYLE)) }
             }
             body {
-                header {
+                header id="contents" {
                     h1 { "FP8 numerics: studies" }
                     p { (INTRODUCTION) }
-                    nav { ol { @for outcome in outcomes { li { a href=(format!("#{}", outcome.study)) { (outcome.title) } } } } }
+                    p.made { (outcomes.len()) " studies; " (made_by(outcomes)) ". Made again by" }
+                    pre { code { (commands(outcomes).join("\n")) } }
+                    nav {
+                        h2 { "Contents and main findings" }
+                        ol { @for outcome in outcomes {
+                            li {
+                                a href=(format!("#{}", outcome.study)) { (outcome.title) }
+                                @if let Some(finding) = outcome.findings.first() { p { (finding) } }
+                            }
+                        } }
+                    }
                 }
                 main { @for section in &sections { (section) } }
             }
@@ -47,7 +57,7 @@ fn section(outcome: &Outcome) -> Result<Markup, StudyError> {
     }
     Ok(markup! {
         section id=(outcome.study) {
-            h2 { (outcome.title) }
+            h2 { (outcome.title) " " a.up href="#contents" title="to the contents" { "contents" } }
             p.question { (outcome.question) }
             @for finding in &outcome.findings { p { (finding) } }
             @for figure in &figures { figure { (PreEscaped(figure)) } }
@@ -80,7 +90,7 @@ fn table(table: &Table) -> Markup {
         _ => number(kind),
     };
     markup! {
-        @let long = table.rows().len() > 24;
+        @let long = table.rows().len() > LONG;
         details open[!long] {
             summary { (table.title()) " (" (table.rows().len()) " rows, " code { (table.name()) ".csv" } ")" }
             div.scroll {

@@ -22,6 +22,41 @@ const INTRODUCTION: &str = "What FP8 formats, scalings and accumulators do to a 
     a model that has the bits of Hopper's tensor cores. Samples have fixed seeds and are the same on every platform; \
     each study names the command that computes it again.";
 
+/// Rows beyond which a table is folded (HTML) or cut short (Markdown); the CSV has them all.
+const LONG: usize = 24;
+
+/// The commands that make these outcomes and the report again.
+fn commands(outcomes: &[Outcome]) -> Vec<String> {
+    let Some(first) = outcomes.first() else { return Vec::new() };
+    let alike = outcomes.iter().all(|outcome| (outcome.seed, outcome.quick) == (first.seed, first.quick));
+    let mut commands = if alike {
+        let every = crate::studies::ALL.iter().all(|study| outcomes.iter().any(|outcome| outcome.study == study.name));
+        let names: Vec<&str> = outcomes.iter().map(|outcome| outcome.study.as_str()).collect();
+        let what = if every && names.len() == crate::studies::ALL.len() {
+            "all".to_owned()
+        } else {
+            format!("run {}", names.join(" "))
+        };
+        let quick = if first.quick { " --quick" } else { "" };
+        vec![format!("fp8gemm study {what} --seed {}{quick}", first.seed)]
+    } else {
+        outcomes.iter().map(Outcome::command).collect()
+    };
+    commands.push("fp8gemm study report".to_owned());
+    commands
+}
+
+/// What made the outcomes, each combination of sizes, seed and version once.
+fn made_by(outcomes: &[Outcome]) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for line in outcomes.iter().map(provenance) {
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    lines.join("; ")
+}
+
 /// A cell for readers: four significant digits; the CSV has all of them.
 fn shown(cell: &Cell) -> String {
     match cell {
@@ -78,6 +113,22 @@ fn provenance(outcome: &Outcome) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Settings, studies};
+
+    /// Breaks if the commands of a report do not make it again: a seed, `--quick` or a study left out.
+    #[test]
+    fn commands_make_the_outcomes_again() {
+        let all: Vec<Outcome> = studies::ALL.iter().map(|study| Outcome::new(study, &Settings::full())).collect();
+        assert_eq!(commands(&all), ["fp8gemm study all --seed 1", "fp8gemm study report"]);
+        assert_eq!(commands(&all[..1])[0], "fp8gemm study run accumulation --seed 1");
+        let mut other = Settings::quick();
+        other.seed = 7;
+        let mixed = [all[0].clone(), Outcome::new(&studies::ALL[1], &other)];
+        assert_eq!(commands(&mixed)[1], "fp8gemm study run promotion-interval --seed 7 --quick");
+        assert_eq!(made_by(&mixed).matches("seed").count(), 2);
+        assert_eq!(made_by(&all).matches("seed").count(), 1);
+        assert!(commands(&[]).is_empty());
+    }
 
     /// Breaks if the report shows figures that cannot be read or have lost their sign or size.
     #[test]

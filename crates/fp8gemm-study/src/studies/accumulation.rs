@@ -150,7 +150,7 @@ pub fn accumulation(settings: &Settings) -> Result<Outcome, StudyError> {
             .y(["median"], Scale::Log10)
             .y_label("error [%]")
             .by("distribution")
-            .mark(2.0, "2 %"),
+            .mark(2.0, "2 %, as published"),
     );
     outcome.tables.push(table);
     outcome.tables.push(outputs);

@@ -152,7 +152,8 @@ pub fn budget(settings: &Settings) -> Result<Outcome, StudyError> {
         source: "DeepSeek-V3 Technical Report, arXiv 2412.19437, section 3.3".to_owned(),
         ours: format!("error of one product {:.1} dB", normal("total SNR")?),
         comparable: Comparable::No,
-        note: "A loss after training is no error of a product.".to_owned(),
+        note: "Of two models, about 16B and 230B parameters, the loss in training; it is no error of a product."
+            .to_owned(),
     });
     let bars = |name: &str, title: &str| {
         Figure::bars(name, title, "budget")

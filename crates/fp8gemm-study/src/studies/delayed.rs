@@ -238,7 +238,7 @@ pub fn delayed(settings: &Settings) -> Result<Outcome, StudyError> {
             figure("pulse", current, "worst SNR")?
         ),
         comparable: Comparable::No,
-        note: "The paper gives the choice and its reason, no error.".to_owned(),
+        note: "The paper gives the choice and its reasons (exact scales, a simpler framework), no error.".to_owned(),
     });
     for (name, title, column) in [
         ("unused", "Binades above the largest element, in the pulse", "unused"),

@@ -89,7 +89,8 @@ pub fn formats(settings: &Settings) -> Result<Outcome, StudyError> {
     let (e4m3, e5m2) = (normal("e4m3", "SNR")?, normal("e5m2", "SNR")?);
     outcome.finding(format!(
         "On N(0,1) with one scale, E4M3 has {e4m3:.1} dB and E5M2 {e5m2:.1} dB: the bit of fraction is worth \
-         {:.1} dB. Relative errors of elements: {:.2} against {:.2} % RMS, {:.1} against {:.1} % at most (1/17 and 1/9).",
+         {:.1} dB. Relative errors of elements: {:.2} against {:.2} % RMS, {:.1} against {:.1} % at most (1/17 and 1/9; \
+         1/15 and 1/7 just below the smallest normal number).",
         e4m3 - e5m2,
         normal("e4m3", "RMS relative")?,
         normal("e5m2", "RMS relative")?,

@@ -213,14 +213,14 @@ fn findings(outcome: &mut Outcome, table: &Table, cancelling: &Table) -> Result<
     outcome.published.push(Published {
         quantity: "Precision needed for the sum of 32 FP8 products to be a precise f32".to_owned(),
         published: "at least 34 bits".to_owned(),
-        source: "DeepSeek-V3 Technical Report, arXiv 2412.19437, section 3.5.2".to_owned(),
+        source: "DeepSeek-V3 Technical Report, arXiv 2412.19437v1, section 3.5.2, as quoted in DeepGEMM issue 43".to_owned(),
         ours: format!(
             "F = {} for any E4M3 operands; K = 32 of N(0,1): F = {}",
             right("e4m3")?,
             first(normal, "32", "other f32", 0.0)?
         ),
         comparable: Comparable::Partly,
-        note: "The paper does not derive the number, nor say whether it counts the bits before the point: F = 34 are \
+        note: "Version 2 of the paper no longer has the sentence. It does not derive the number, nor say whether it counts the bits before the point: F = 34 are \
                fraction bits below the exponent of the largest product, which with the products' two integer bits make \
                36, and sign and carries come on top."
             .to_owned(),

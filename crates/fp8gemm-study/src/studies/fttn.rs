@@ -203,16 +203,16 @@ fn findings(outcome: &mut Outcome, rows: &Table, features: &Table, found: &Table
         source: "FTTN, arXiv 2403.00232, abstract".to_owned(),
         ours: format!("for a row of our own (exact 21): {}", answers(QUOTED)?),
         comparable: Comparable::No,
-        note: "The matrix is neither in the abstract nor in the public repository's f16 tests, and the full text was not at \
-               hand, so 191.875 is not reproduced. Our row is of the same kind: large terms cancel, and what is left \
+        note: "The matrix is neither in the abstract nor in the public repository (its f16 tests and its README), and the full \
+               text was not at hand, so 191.875 is not reproduced. Our row is of the same kind: large terms cancel, and what is left \
                says how many bits below them the core keeps. As published, Volta and Ampere lose what Hopper keeps in \
                part. The tests in `features` are the paper's; its results for them we have not seen."
             .to_owned(),
     });
     outcome.published.push(Published {
         quantity: "Summation tree of H100's f16 tensor cores".to_owned(),
-        published: "nodes of 17: 16 products and the running sum".to_owned(),
-        source: "FPRev, arXiv 2411.00442 (second hand: this project's notes)".to_owned(),
+        published: "a 17-way tree: 16 products and the running sum in one node".to_owned(),
+        source: "FPRev, arXiv 2411.00442 v3, on matrix multiplication on Tensor Cores".to_owned(),
         ours: format!("{} products and the running sum", text("Hopper f16", "terms at once")?),
         comparable: Comparable::Partly,
         note: "Ours is the tree of the model, which was built from such findings: it agrees with itself and with them, and \

@@ -174,7 +174,7 @@ pub fn granularity(settings: &Settings) -> Result<Outcome, StudyError> {
     }
     outcome.published.push(Published {
         quantity: "Fine scales against outliers".to_owned(),
-        published: "1x128 and 128x128 scales tame outliers; 128x128 on activation gradients diverged in training"
+        published: "1x128 and 128x128 scales accommodate outliers; with 128x128 on activation gradients a model of 16B diverged"
             .to_owned(),
         source: "DeepSeek-V3 Technical Report, arXiv 2412.19437, section 3.3.2 and appendix B.2".to_owned(),
         ours: format!(
@@ -184,7 +184,8 @@ pub fn granularity(settings: &Settings) -> Result<Outcome, StudyError> {
             element(&outliers, block, "SNR without outliers")?
         ),
         comparable: Comparable::No,
-        note: "The paper gives a loss curve and no error of elements; the gradients are not published.".to_owned(),
+        note: "The paper gives no error of elements, and names outliers by token as its guess at the cause; the gradients are not \
+               published.".to_owned(),
     });
     let bars = |name: &str, title: &str, table: &str| Figure::bars(name, title, table).only("distribution", &outliers);
     outcome.figures.push(

@@ -56,7 +56,7 @@ pub fn k_sweep(settings: &Settings) -> Result<Outcome, StudyError> {
     );
     outcome.published.push(Published {
         quantity: "Growth with K".to_owned(),
-        published: "the loss of precision grows with the inner dimension K".to_owned(),
+        published: "the problem becomes more pronounced when the inner dimension K is large".to_owned(),
         source: "DeepSeek-V3 Technical Report, arXiv 2412.19437, section 3.3.2".to_owned(),
         ours: format!(
             "bias on U(0,1) without promotion: {:.2}, {:.1}, {:.0} % at K = 1024, 4096, 16384",

@@ -156,8 +156,8 @@ pub fn layers(settings: &Settings) -> Result<Outcome, StudyError> {
     let gains: Vec<f64> = fine.iter().zip(&one).map(|(fine, one)| fine - one).collect();
     outcome.finding(format!(
         "The gain of block scales over one scale a tensor is {} in quantisation. Channels here differ by exp(N(0,1)), \
-         which E4M3's range bears; SmoothQuant (arXiv 2211.10438) reports activations with channels about a hundred \
-         times larger than others (study of granularity).",
+         which E4M3's range bears; SmoothQuant (arXiv 2211.10438) reports outliers in \
+         activations, in fixed channels, about 100 times larger than most values (second hand; study of granularity).",
         range(&gains),
     ));
     outcome.published.push(Published {

@@ -157,8 +157,8 @@ pub fn power_of_two(settings: &Settings) -> Result<Outcome, StudyError> {
     });
     outcome.published.push(Published {
         quantity: "Power-of-two scales in use".to_owned(),
-        published: "the default of TransformerEngine's block scaling; UE8M0 scales in DeepGEMM; MX formats".to_owned(),
-        source: "TransformerEngine, recipe Float8BlockScaling; DeepGEMM, use_ue8m0; OCP MX 1.0".to_owned(),
+        published: "the default of TransformerEngine's block scaling; UE8M0 scales in DeepGEMM; MX formats; some activations of DeepSeek-V3".to_owned(),
+        source: "TransformerEngine, recipe Float8BlockScaling; DeepGEMM, use_ue8m0; OCP MX 1.0; arXiv 2412.19437, section 3.3.3".to_owned(),
         ours: format!("cost in products at most {cost:.1} dB"),
         comparable: Comparable::No,
         note: "A choice, not a figure: none of them publishes an error.".to_owned(),

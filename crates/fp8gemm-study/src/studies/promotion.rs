@@ -66,7 +66,8 @@ pub fn promotion(settings: &Settings) -> Result<Outcome, StudyError> {
     ));
     outcome.published.push(Published {
         quantity: "Promotion interval that a GEMM should have".to_owned(),
-        published: "N_C = 128 (four WGMMAs): the smallest that helps much at little cost".to_owned(),
+        published: "N_C = 128 (four WGMMAs): the smallest that much improves precision without substantial overhead"
+            .to_owned(),
         source: "DeepSeek-V3 Technical Report, arXiv 2412.19437, section 3.3.2".to_owned(),
         ours: format!("bias on U(0,1): {at_128:.3} % at 128, {:.2} % at 256, {none:.2} % without", bias("promote256")?),
         comparable: Comparable::No,

@@ -133,8 +133,8 @@ pub fn stochastic(settings: &Settings) -> Result<Outcome, StudyError> {
     });
     outcome.published.push(Published {
         quantity: "Where stochastic rounding is used".to_owned(),
-        published: "on gradients alone, in NVFP4 training".to_owned(),
-        source: "TransformerEngine, recipe NVFP4BlockScaling".to_owned(),
+        published: "in the backward pass alone, in NVFP4 training".to_owned(),
+        source: "TransformerEngine, recipe NVFP4BlockScaling (second hand: this project's notes and documentation of its users)".to_owned(),
         ours: format!("forward products lose {:.1} dB by it", normal("nearest", "SNR")? - normal("stochastic", "SNR")?),
         comparable: Comparable::No,
         note: "A choice without a published error; FP8 recipes there round to nearest.".to_owned(),

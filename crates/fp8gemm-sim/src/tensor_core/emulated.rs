@@ -14,8 +14,10 @@
 //! With the f16 accumulator this gives all of 20,000 outputs that the MATLAB-tensor-core project
 //! published for H100 and H200 (E4M3 and E5M2; compared when the order was looked for, one of them is
 //! replayed by the tests); other groupings, the other order and C first fail on 16 to 36 % of them. For the
-//! f32 accumulator nobody has published outputs: [`mma_sync_fp8_f32`] is what the same code would do, and
-//! its order is **not settled**.
+//! f32 accumulator nobody has published outputs. The machine code that NVRTC 13.0.88 makes for sm_90a has
+//! the order of [`mma_sync_fp8_f32`]: conversions, `HMMA.16816.F32` over G0 from zero, another over G1 from its
+//! result, `FADD` of C. What those two `HMMA` give is the f16 core's model; outputs have **not been compared**
+//! with hardware yet.
 
 use fp8gemm_formats::Fp8Format;
 use fp8gemm_problem::OperandType;
@@ -52,9 +54,9 @@ pub fn mma_sync_fp8_f16(a: (OperandType, &[u8; K]), b: (OperandType, &[u8; K]), 
     f32_to_f16(f16::from_bits(r as u16).to_f32() + c.to_f32())
 }
 
-/// One output of FP8 `mma.sync.m16n8k32` with an f32 accumulator on Hopper, **as expected and not
-/// settled**: the order of the f16 accumulator, partial sums in f32 toward zero, and one f32 addition
-/// of C to nearest even.
+/// One output of FP8 `mma.sync.m16n8k32` with an f32 accumulator on Hopper, in the order of the machine
+/// code, **not yet compared with hardware**: that of the f16 accumulator, partial sums in f32 toward zero, and
+/// one f32 addition of C to nearest even.
 ///
 /// Do not judge a kernel by it before it has been compared with hardware. NaN is `0x7FFF_FFFF`.
 pub fn mma_sync_fp8_f32(a: (OperandType, &[u8; K]), b: (OperandType, &[u8; K]), c: f32) -> f32 {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use fp8gemm_formats::ScaledView;
-use fp8gemm_hopper::cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError};
-use fp8gemm_hopper::{DeviceMatrix, Gpu, HopperError, LaunchOptions, Operands, Plan, ScaleForm};
+use fp8gemm_hopper::cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError, sys};
+use fp8gemm_hopper::{DeviceMatrix, Gpu, HopperError, LaunchOptions, Operands, Plan, Prepared, ScaleForm};
 use fp8gemm_jit::mutants::KernelMutant;
 use fp8gemm_jit::{Cache, Compiler, JitError, KernelConfig, choose, tma_can_store};
 use fp8gemm_problem::{Problem, Side};
@@ -21,6 +21,27 @@ const GUARD: usize = 1 << 12;
 /// Fills them and the gaps between rows: NaN, as f32.
 const FILLER: u8 = 0xFF;
 
+/// How a launch is made: whatever way, the bits are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// On the stream.
+    Plain,
+    /// On the stream, allowed to start before what is there has ended.
+    Dependent,
+    /// Captured in a graph, which is replayed.
+    Graph,
+    /// While other threads launch the same on streams and outputs of their own.
+    Crowd,
+}
+
+impl Manner {
+    /// In turn: the two runs of a case are one pair or the other.
+    const ALL: [Self; 4] = [Self::Plain, Self::Dependent, Self::Graph, Self::Crowd];
+}
+
+/// Threads beside the one whose result is looked at.
+const CROWD: usize = 3;
+
 /// A GPU with the compiler of its kernels.
 pub struct HopperSubject {
     gpu: Gpu,
@@ -28,8 +49,8 @@ pub struct HopperSubject {
     stream: Arc<CudaStream>,
     /// The last one, for the second run and for properties.
     plan: Option<(Problem, KernelConfig, Plan)>,
-    /// Launches so far: every other one may overlap the one before.
-    launches: u64,
+    /// Launches so far, which take turns in their manner.
+    launches: usize,
     /// Kernels that are wrong in this.
     mutant: Option<KernelMutant>,
 }
@@ -142,12 +163,25 @@ impl HopperSubject {
         let workspace: CudaSlice<u8> = stream.alloc_zeros(plan.workspace_bytes().max(1))?;
         let (pointer, _used) = workspace.device_ptr(&stream);
         let prepared = plan.prepare_with_workspace(&operands, pointer).map_err(Trouble::of)?;
-        let options = LaunchOptions::default().overlapping_previous(self.launches % 2 == 1);
+        let manner = Manner::ALL[self.launches % Manner::ALL.len()];
         self.launches += 1;
-        #[expect(unsafe_code, reason = "a launch on raw pointers, so that they may lie between guards")]
-        // SAFETY: all matrices lie inside allocations that live until this function returns, with the
-        // strides of their buffers, and the copies below wait for the launch.
-        unsafe { prepared.launch_with(&stream, options) }.map_err(Trouble::of)?;
+        match manner {
+            Manner::Plain => launch(&prepared, &stream, false)?,
+            Manner::Dependent => launch(&prepared, &stream, true)?,
+            Manner::Graph => replay(&prepared, &stream)?,
+            Manner::Crowd => {
+                let others = (0..CROWD).map(|_| Other::new(plan, &stream, &operands, &buffers.d));
+                let others = others.collect::<Result<Vec<_>, Trouble>>()?;
+                crowd(&prepared, &stream, &others)?;
+                d.fetch(&stream, &mut buffers.d)?;
+                let expected = &buffers.d.bytes()[d.shift..];
+                for other in &others {
+                    if stream.clone_dtoh(&other.d.device)? != expected {
+                        return Err(Trouble("launches from several threads at once differ".to_owned()));
+                    }
+                }
+            }
+        }
         d.fetch(&stream, &mut buffers.d)?;
         // Inputs too: the runner looks for what was written there.
         a.fetch(&stream, &mut buffers.a)?;
@@ -194,7 +228,75 @@ impl Subject for HopperSubject {
     }
 }
 
+/// The only place that launches. Whoever calls it holds the memory that `prepared` was made for, with the
+/// strides of its buffers, until the stream has been waited for.
+fn launch(prepared: &Prepared, stream: &CudaStream, overlap: bool) -> Result<(), Trouble> {
+    let options = LaunchOptions::default().overlapping_previous(overlap);
+    #[expect(unsafe_code, reason = "a launch on raw pointers, so that matrices may lie between guards")]
+    // SAFETY: all matrices lie inside allocations that live until `HopperSubject::launch` returns, which waits
+    // for every stream before that; outputs of concurrent launches lie in allocations of their own.
+    unsafe { prepared.launch_with(stream, options) }.map_err(Trouble::of)
+}
+
+/// One launch, captured and replayed once.
+fn replay(prepared: &Prepared, stream: &Arc<CudaStream>) -> Result<(), Trouble> {
+    stream.synchronize()?;
+    stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
+    let launched = launch(prepared, stream, false);
+    // Ended whatever happened, so that the stream can be used again.
+    let graph = stream.end_capture(sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH)?;
+    launched?;
+    let graph = graph.ok_or_else(|| Trouble("the captured graph is empty".to_owned()))?;
+    graph.launch()?;
+    // Before the graph goes.
+    Ok(stream.synchronize()?)
+}
+
+/// Somebody else's launch of the same: stream, D and workspace are its own.
+struct Other {
+    stream: Arc<CudaStream>,
+    d: OnDevice,
+    prepared: Prepared,
+    _workspace: CudaSlice<u8>,
+}
+
+impl Other {
+    fn new(plan: &Plan, stream: &Arc<CudaStream>, operands: &Operands, image: &Buffer) -> Result<Self, Trouble> {
+        let d = OnDevice::new(stream, image)?;
+        let at = d.matrix(stream, image);
+        let in_place = operands.c.is_some_and(|c| c.pointer == operands.d.pointer);
+        let c = if in_place { Some(at) } else { operands.c };
+        let workspace: CudaSlice<u8> = stream.alloc_zeros(plan.workspace_bytes().max(1))?;
+        let pointer = workspace.device_ptr(stream).0;
+        let prepared =
+            plan.prepare_with_workspace(&Operands { c, d: at, ..*operands }, pointer).map_err(Trouble::of)?;
+        Ok(Self { stream: stream.context().new_stream()?, d, prepared, _workspace: workspace })
+    }
+}
+
+/// All at once, each from a thread of its own; waits for all.
+fn crowd(prepared: &Prepared, stream: &Arc<CudaStream>, others: &[Other]) -> Result<(), Trouble> {
+    // What they read has been uploaded on the one stream.
+    stream.synchronize()?;
+    let launched = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            others.iter().map(|other| scope.spawn(|| launch(&other.prepared, &other.stream, false))).collect();
+        let mut result = launch(prepared, stream, false);
+        for thread in threads {
+            let other = thread.join().unwrap_or_else(|_| Err(Trouble("a launching thread panicked".to_owned())));
+            result = result.and(other);
+        }
+        result
+    });
+    // Even if one of them failed: the memory of the others must outlive them.
+    let streams = others.iter().map(|other| &other.stream).chain([stream]);
+    let waited: Vec<_> = streams.map(|stream| stream.synchronize()).collect();
+    launched?;
+    Ok(waited.into_iter().collect::<Result<(), DriverError>>()?)
+}
+
 /// What went wrong on the way to a launch and back.
+#[derive(Debug)]
 struct Trouble(String);
 
 impl Trouble {

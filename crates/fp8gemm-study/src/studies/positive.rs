@@ -16,6 +16,16 @@ pub(super) const STUDY: Study = Study {
 
 /// Runs the study: quantisation and accumulation, each as an SNR, for symmetric and positive data.
 ///
+/// ```
+/// use fp8gemm_study::{Settings, studies};
+///
+/// let outcome = studies::positive(&Settings::quick())?;
+/// let snr = |data, part| outcome.tables[0].figure(&[("distribution", data), ("policy", "chain")], part);
+/// assert!(snr("normal(0, 1)", "quantisation SNR")? < snr("normal(0, 1)", "accumulation SNR")?);
+/// assert!(snr("uniform(0, 1)", "quantisation SNR")? > snr("uniform(0, 1)", "accumulation SNR")?);
+/// # Ok::<(), fp8gemm_study::StudyError>(())
+/// ```
+///
 /// # Errors
 /// None with ordinary settings.
 pub fn positive(settings: &Settings) -> Result<Outcome, StudyError> {

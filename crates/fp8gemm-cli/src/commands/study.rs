@@ -169,7 +169,7 @@ fn compute(command: &'static str, mut chosen: Vec<&Study>, args: &RunArgs, json:
     } else if !args.folder.force {
         refuse_existing(&chosen, directory)?;
     }
-    // The last of what is looked at before anything is computed: it makes the folder.
+    // The last of what is looked at before anything is computed: it writes a temporary folder.
     results::check_writable(directory)?;
     let mut studies = Vec::new();
     for (place, study) in chosen.iter().enumerate() {

@@ -95,7 +95,7 @@ pub(super) fn run(args: &TensorArgs, json: bool) -> Result<(), CliError> {
     let mut survey = Survey::new();
     let selected = select(&files, &args.names, &mut survey)?;
     if let Some(directory) = &args.out {
-        // The last of what is looked at before anything is computed: it makes the folder.
+        // Before the work, which takes minutes for a large checkpoint.
         results::check_writable(directory)?;
     }
 

@@ -212,11 +212,14 @@ impl RunReport {
             }
             for published in &outcome.published {
                 let rows = [
+                    ("quantity", published.quantity.clone()),
                     ("published", format!("{} ({})", published.published, published.source)),
                     ("ours", published.ours.clone()),
                     ("note", published.note.clone()),
                 ];
-                text.push_str(&table(2, &rows.map(|(name, value)| vec![name.to_owned(), value])));
+                let rows = rows.into_iter().filter(|(_, value)| !value.is_empty());
+                let rows: Vec<_> = rows.map(|(name, value)| vec![name.to_owned(), value]).collect();
+                text.push_str(&table(2, &rows));
             }
             let time = duration(Duration::from_secs_f64(study.seconds));
             text.push_str(&format!("  {} in {}, {time}\n\n", count(study.files.len() as u64, "file"), study.folder));

@@ -16,7 +16,9 @@ fn runs_keeps_and_reports() {
     let folder = tempdir().unwrap();
     let run = fp8gemm(folder.path(), &["study", "run", "promotion-interval", "--quick"]);
     assert_eq!(run.code, 0, "{}", run.stderr);
-    assert!(run.stdout.contains("DeepSeek-V3"), "{}", run.stdout);
+    for word in ["Promotion interval that a GEMM should have", "N_C = 128", "DeepSeek-V3", "ours"] {
+        assert!(run.stdout.contains(word), "{word}: {}", run.stdout);
+    }
     let results = folder.path().join("fp8gemm-studies/promotion-interval");
     for file in ["study.json", "intervals.csv", "bias.svg"] {
         assert!(results.join(file).is_file(), "{file}");

@@ -290,6 +290,8 @@ fn bad_input_is_refused() {
         (&["all.safetensors", "--recipe", "nonsense"], &["nonsense"]),
         (&["all.safetensors", "--recipe", "deepgemm:128x1"], &["128x1", "along rows"]),
         (&["all.safetensors", "--out", "file"], &["not a folder"]),
+        // Found before the tensor is read, so that the work is not lost.
+        (&["nan.safetensors", "--out", "file/s"], &["file", "not a directory"]),
         (&["--a", "all.safetensors"], &["--b"]),
         (&[], &["FILE"]),
     ] {

@@ -35,13 +35,14 @@ pub fn check_absent(directory: &Path, study: &str) -> Result<(), StudyError> {
     if path.symlink_metadata().is_ok() { Err(StudyError::Exists { path }) } else { Ok(()) }
 }
 
-/// Makes the folder of results, and refuses where nothing can be written into it.
+/// Refuses where nothing can be written into the folder of results, or the folder cannot be made.
+/// Nothing is left behind, the folder neither.
 ///
 /// # Errors
 /// [`StudyError::Io`].
 pub fn check_writable(directory: &Path) -> Result<(), StudyError> {
-    fs::create_dir_all(directory).map_err(StudyError::io(directory))?;
-    hidden(directory, ".writable-").map(drop)
+    let there = directory.ancestors().find(|path| path.exists());
+    hidden(there.unwrap_or(Path::new(".")), ".writable-").map(drop)
 }
 
 /// Writes the outcome into its folder; returns the files. With `replace`, earlier results of the

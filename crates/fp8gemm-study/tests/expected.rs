@@ -88,6 +88,8 @@ fn quick_is_quick() {
     for (study, _, time) in &*OUTCOMES {
         assert!(*time < Duration::from_secs(20), "{}: {time:?}", study.name);
     }
+    let all: Duration = OUTCOMES.iter().map(|(_, _, time)| *time).sum();
+    assert!(all < Duration::from_secs(60), "{all:?}");
 }
 
 /// Breaks if the registry has two studies of one name, a name that is no file name, an entry without

@@ -169,7 +169,7 @@ fn compute(command: &'static str, mut chosen: Vec<&Study>, args: &RunArgs, json:
     } else if !args.folder.force {
         refuse_existing(&chosen, directory)?;
     }
-    // The last of what is looked at before anything is computed: it makes the folder.
+    // The last of what is looked at before anything is computed: it writes a temporary folder.
     results::check_writable(directory)?;
     let mut studies = Vec::new();
     for (place, study) in chosen.iter().enumerate() {
@@ -212,11 +212,14 @@ impl RunReport {
             }
             for published in &outcome.published {
                 let rows = [
+                    ("quantity", published.quantity.clone()),
                     ("published", format!("{} ({})", published.published, published.source)),
                     ("ours", published.ours.clone()),
                     ("note", published.note.clone()),
                 ];
-                text.push_str(&table(2, &rows.map(|(name, value)| vec![name.to_owned(), value])));
+                let rows = rows.into_iter().filter(|(_, value)| !value.is_empty());
+                let rows: Vec<_> = rows.map(|(name, value)| vec![name.to_owned(), value]).collect();
+                text.push_str(&table(2, &rows));
             }
             let time = duration(Duration::from_secs_f64(study.seconds));
             text.push_str(&format!("  {} in {}, {time}\n\n", count(study.files.len() as u64, "file"), study.folder));

@@ -34,6 +34,16 @@ const INSTRUCTIONS: [(&str, TensorCore); 2] =
 /// exponents and its first two fraction bits, subnormals included, so the f16 instruction on the same
 /// numbers is the f16 core on the same codes.
 ///
+/// ```
+/// use fp8gemm_study::{Settings, studies};
+///
+/// let outcome = studies::accumulators(&Settings::quick())?;
+/// let chain = [("format", "e4m3"), ("distribution", "uniform(0, 1)"), ("policy", "chain"), ("K", "8192")];
+/// let bias = |core| outcome.tables[0].figure(&[&[("core", core)], &chain[..]].concat(), "bias");
+/// assert!(bias("Hopper FP8")? < -10.0 && bias("Blackwell FP8")? > -0.001); // %
+/// # Ok::<(), fp8gemm_study::StudyError>(())
+/// ```
+///
 /// # Errors
 /// None with ordinary settings.
 pub fn accumulators(settings: &Settings) -> Result<Outcome, StudyError> {

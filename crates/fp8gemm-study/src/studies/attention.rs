@@ -36,6 +36,16 @@ const POLICIES: [(&str, Policy); 3] =
 /// multiplied. Accumulation is held against the exact product of the codes; `quantisation` against
 /// that of the originals.
 ///
+/// ```
+/// use fp8gemm_study::{Settings, studies};
+///
+/// let outcome = studies::attention(&Settings::quick())?;
+/// let rows = [("V", "normal(1, 1)"), ("P", "softmax-rows(1)"), ("core", "Ada FP8"), ("keys", "1024")];
+/// let bias = |every| outcome.tables[0].figure(&[&[("promotion", every)], &rows[..]].concat(), "bias");
+/// assert!(bias("none")? < 20.0 * bias("every 64")?); // both negative
+/// # Ok::<(), fp8gemm_study::StudyError>(())
+/// ```
+///
 /// # Errors
 /// None with ordinary settings.
 pub fn attention(settings: &Settings) -> Result<Outcome, StudyError> {

@@ -70,6 +70,16 @@ pub(super) fn cells(attribution: &Attribution<'_>) -> Result<Vec<Cell>, StudyErr
 
 /// Runs the study: `fp8gemm_sim::attribution` of each product.
 ///
+/// ```
+/// use fp8gemm_study::{Settings, studies};
+///
+/// let outcome = studies::budget(&Settings::quick())?;
+/// let row = [("distribution", "normal(0, 1)"), ("scales", "block"), ("policy", "promote128")];
+/// let snr = |part| outcome.tables[0].figure(&row, part);
+/// assert!(snr("quantisation SNR")? < snr("cast SNR")? && snr("cast SNR")? < snr("accumulation SNR")?);
+/// # Ok::<(), fp8gemm_study::StudyError>(())
+/// ```
+///
 /// # Errors
 /// None with ordinary settings.
 pub fn budget(settings: &Settings) -> Result<Outcome, StudyError> {

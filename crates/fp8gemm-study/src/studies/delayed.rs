@@ -84,6 +84,15 @@ impl Scaling {
 
 /// Runs the study: every course under every scaling, one update a step.
 ///
+/// ```
+/// use fp8gemm_study::{Settings, studies};
+///
+/// let outcome = studies::delayed(&Settings::quick())?;
+/// let saturated = |scaling| outcome.tables[0].figure(&[("course", "growth"), ("scaling", scaling)], "saturated");
+/// assert!(saturated("current")? == 0.0 && saturated("max 1024")? > 0.0);
+/// # Ok::<(), fp8gemm_study::StudyError>(())
+/// ```
+///
 /// # Errors
 /// None with ordinary settings.
 pub fn delayed(settings: &Settings) -> Result<Outcome, StudyError> {

@@ -40,6 +40,16 @@ fn core(fraction_bits: u32) -> TensorCore {
 /// is how tensor cores round; `other bf16` those that, rounded to bf16, are not the exact sum rounded
 /// to f32 and then to bf16.
 ///
+/// ```
+/// use fp8gemm_study::{Settings, studies};
+///
+/// let outcome = studies::fraction_bits(&Settings::quick())?;
+/// let rows = [("distribution", "uniform(0, 1)"), ("K", "4096")];
+/// let bias = |bits| outcome.tables[0].figure(&[&[("F", bits)], &rows[..]].concat(), "bias");
+/// assert!(bias("13")? < -7.0 && bias("25")? > -0.001); // %
+/// # Ok::<(), fp8gemm_study::StudyError>(())
+/// ```
+///
 /// # Errors
 /// None with ordinary settings.
 pub fn fraction_bits(settings: &Settings) -> Result<Outcome, StudyError> {

@@ -46,13 +46,24 @@ const LEAVES: usize = 64;
 /// Runs the study: a cancelling row, and the tree, from outputs alone.
 ///
 /// `row`: 16 products, c = 0: `+2^16` first, `-2^16` last, 14 of `1.5 * 2^(16 - n)` between. Exact is
-/// `21 * 2^(16 - n)`. `features`: tests of FTTN whose inputs are public. `cores`: what probes find, beside what the model was given. `trees` and
-/// `policies`: for each leaf j the number of leaves below the node at which leaf 0 and leaf j meet, as
-/// FPRev finds it: with `+M` at 0, `-M` at j and small equal terms elsewhere, exactly the small terms
-/// that are added after the two have met are still in the sum.
+/// `21 * 2^(16 - n)`. `features`: tests of FTTN whose inputs are public. `cores`: what probes find,
+/// beside what the model was given. `sizes` there and in `policies` are the tree: the numbers of leaves
+/// below the nodes at which leaf 0 and another leaf j meet, as FPRev finds them: with `+M` at 0, `-M` at
+/// j and small equal terms elsewhere, exactly the small terms that are added after the two have met are
+/// still in the sum.
 ///
 /// All numbers are E5M2 and so also f16 and tf32 numbers, with the same exponents: every core gets the
 /// same row.
+///
+/// ```
+/// use fp8gemm_study::{Settings, studies};
+///
+/// let outcome = studies::fttn(&Settings::quick())?;
+/// let value = |core| outcome.tables[0].figure(&[("core", core), ("n", "25")], "value");
+/// // One row of numbers, whose sum is 21.
+/// assert_eq!([value("Volta f16")?, value("Hopper f16")?, value("Hopper tf32")?], [0.0, 14.0, 11.0]);
+/// # Ok::<(), fp8gemm_study::StudyError>(())
+/// ```
 ///
 /// # Errors
 /// None.

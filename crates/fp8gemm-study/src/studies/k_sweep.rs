@@ -18,6 +18,16 @@ const DISTRIBUTIONS: [Distribution; 2] = [Distribution::UNIFORM, Distribution::N
 
 /// Runs the study: the error of accumulation alone for each K.
 ///
+/// ```
+/// use fp8gemm_study::{Settings, studies};
+///
+/// let outcome = studies::k_sweep(&Settings::quick())?;
+/// let rows = [("distribution", "uniform(0, 1)"), ("policy", "chain")];
+/// let bias = |k| outcome.tables[0].figure(&[&[("K", k)], &rows[..]].concat(), "bias");
+/// assert!(bias("8192")? < 1.5 * bias("4096")? && bias("4096")? < 1.5 * bias("2048")?); // all negative
+/// # Ok::<(), fp8gemm_study::StudyError>(())
+/// ```
+///
 /// # Errors
 /// None with ordinary settings.
 pub fn k_sweep(settings: &Settings) -> Result<Outcome, StudyError> {

@@ -79,6 +79,16 @@ const CASES: [(&str, Quantizer, Quantizer, Policy); 3] = [
 
 /// Runs the study: `fp8gemm_sim::attribution` for each projection.
 ///
+/// ```
+/// use fp8gemm_study::{Settings, studies};
+///
+/// let outcome = studies::layers(&Settings::quick())?;
+/// let row = [("model", "Qwen3-32B"), ("projection", "down"), ("case", "tensor chain")];
+/// let snr = |part| outcome.tables[0].figure(&row, part);
+/// assert!(snr("quantisation SNR")? < snr("accumulation SNR")?);
+/// # Ok::<(), fp8gemm_study::StudyError>(())
+/// ```
+///
 /// # Errors
 /// None with ordinary settings.
 pub fn layers(settings: &Settings) -> Result<Outcome, StudyError> {

@@ -26,6 +26,15 @@ const REFERENCE: [(&str, f64); 4] = [("0.3", 0.75), ("0.5", 1.3), ("1", 3.9), ("
 /// column `distance` says how many standard deviations the outputs' mean lies from zero: below about
 /// 5 some outputs nearly cancel, and the largest `|e/x|` is theirs.
 ///
+/// ```
+/// use fp8gemm_study::{Settings, studies};
+///
+/// let outcome = studies::mean_shift(&Settings::quick())?;
+/// let bias = |mu| outcome.tables[0].figure(&[("policy", "chain"), ("mu", mu)], "bias");
+/// assert!(bias("0")?.abs() < 0.01 && bias("1")? < -3.0); // %
+/// # Ok::<(), fp8gemm_study::StudyError>(())
+/// ```
+///
 /// # Errors
 /// None with ordinary settings.
 pub fn mean_shift(settings: &Settings) -> Result<Outcome, StudyError> {

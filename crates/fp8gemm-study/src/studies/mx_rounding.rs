@@ -36,6 +36,15 @@ const RULES: [(&str, Recipe); 4] = [
 
 /// Runs the study: four rules on the same elements.
 ///
+/// ```
+/// use fp8gemm_study::{Settings, studies};
+///
+/// let outcome = studies::mx_rounding(&Settings::quick())?;
+/// let bias = |rule| outcome.tables[1].figure(&[("distribution", "uniform(0, 1)"), ("rule", rule)], "bias");
+/// assert!(bias("floor")? < -3.0 && bias("rceil")?.abs() < 0.05); // %
+/// # Ok::<(), fp8gemm_study::StudyError>(())
+/// ```
+///
 /// # Errors
 /// None with ordinary settings.
 pub fn mx_rounding(settings: &Settings) -> Result<Outcome, StudyError> {

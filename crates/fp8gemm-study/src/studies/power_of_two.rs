@@ -39,6 +39,16 @@ const SCALES: [(&str, Recipe); 2] = [("f32", Recipe::DeepGemm), ("power of two",
 
 /// Runs the study.
 ///
+/// ```
+/// use fp8gemm_study::{Settings, studies};
+///
+/// let outcome = studies::power_of_two(&Settings::quick())?;
+/// let rows = [("distribution", "normal(0, 1)"), ("layout", "1x128")];
+/// let snr = |scales| outcome.tables[0].figure(&[&[("scales", scales)], &rows[..]].concat(), "SNR");
+/// assert!((0.0..0.5).contains(&(snr("f32")? - snr("power of two")?))); // dB
+/// # Ok::<(), fp8gemm_study::StudyError>(())
+/// ```
+///
 /// # Errors
 /// None with ordinary settings.
 pub fn power_of_two(settings: &Settings) -> Result<Outcome, StudyError> {

@@ -19,6 +19,17 @@ const DISTRIBUTIONS: [Distribution; 2] = [Distribution::UNIFORM, Distribution::N
 
 /// Runs the study: the error of accumulation alone for each interval.
 ///
+/// ```
+/// use fp8gemm_study::{Settings, studies};
+///
+/// let outcome = studies::promotion(&Settings::quick())?;
+/// let bias = |policy| {
+///     outcome.tables[0].figure(&[("distribution", "uniform(0, 1)"), ("policy", policy)], "bias")
+/// };
+/// assert!(bias("chain")? < 100.0 * bias("promote128")?); // both negative
+/// # Ok::<(), fp8gemm_study::StudyError>(())
+/// ```
+///
 /// # Errors
 /// None with ordinary settings.
 pub fn promotion(settings: &Settings) -> Result<Outcome, StudyError> {

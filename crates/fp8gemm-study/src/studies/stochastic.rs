@@ -43,6 +43,17 @@ fn encode(rounding: &str, format: Fp8Format, x: &[f32], seed: u64, stream: u64) 
 
 /// Runs the study: three experiments, E4M3 unless a table says otherwise.
 ///
+/// ```
+/// use fp8gemm_study::{Settings, studies};
+///
+/// let outcome = studies::stochastic(&Settings::quick())?;
+/// let last = [("format", "e4m3"), ("step", "1024")];
+/// let mean = |rounding| outcome.tables[2].figure(&[&[("rounding", rounding)], &last[..]].concat(), "mean");
+/// // 1024 updates of 0.01 to weights of 1.
+/// assert!(mean("nearest")? == 1.0 && (mean("stochastic")? - mean("f32")?).abs() < 1.0);
+/// # Ok::<(), fp8gemm_study::StudyError>(())
+/// ```
+///
 /// # Errors
 /// None with ordinary settings.
 pub fn stochastic(settings: &Settings) -> Result<Outcome, StudyError> {

@@ -60,3 +60,30 @@ pub(super) fn push(
         Cell::from(metrics.snr_db),
     ])
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a test may
+
+    use fp8gemm_formats::{Fp8Format, Overflow, Rounding, ScaledMatrix};
+    use fp8gemm_problem::OperandType;
+
+    use super::*;
+    use crate::Shape;
+
+    /// Breaks if the biases that docs/studies.md and `TENSOR` quote, of U(0,1) cast to E4M3 as it is and
+    /// scaled, are others.
+    #[test]
+    fn a_scale_moves_the_bias() {
+        let (shape, seed) = (Shape::square(96, 4096), 1);
+        let cast = |role, rows| {
+            let x = Distribution::UNIFORM.sample(seed, role, (rows, shape.k)).unwrap();
+            let codes = x.mapv(|x| Fp8Format::E4m3.encode(x, Rounding::NearestEven, Overflow::Saturate));
+            ScaledMatrix::unscaled(OperandType::E4m3, codes)
+        };
+        let plain = Product::new(cast("a", shape.m), cast("b", shape.n)).unwrap();
+        let scaled = Product::sample(Distribution::UNIFORM, TENSOR, shape, seed).unwrap();
+        let biases = [plain, scaled].map(|product| product.error(Policy::Chain).unwrap().bias * 100.0);
+        assert_eq!(biases.map(|bias| format!("{bias:.1}")), ["-6.6", "-7.5"]);
+    }
+}

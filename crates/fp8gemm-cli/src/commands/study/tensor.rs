@@ -94,6 +94,10 @@ pub(super) fn run(args: &TensorArgs, json: bool) -> Result<(), CliError> {
     };
     let mut survey = Survey::new();
     let selected = select(&files, &args.names, &mut survey)?;
+    if let Some(directory) = &args.out {
+        // Before the work, which takes minutes for a large checkpoint.
+        results::check_writable(directory)?;
+    }
 
     let elements: u128 = selected.iter().map(|chosen| u128::from(chosen.elements())).sum();
     let progress = Progress::new("profile", 2 * elements);

@@ -122,7 +122,8 @@ fn every_configuration() {
             guarded::check(&plan, &case, &twin, &stream, &what, &mut rng);
             let values = problem.m * problem.n;
             let (nans, zeros) = idle_outputs(&twin);
-            idle += usize::from(2 * (nans + zeros) > values);
+            // With an alpha of 0 nothing else can come out.
+            idle += usize::from(problem.epilogue.alpha != 0.0 && 2 * (nans + zeros) > values);
             (nan, zero) = (nan + nans, zero + zeros);
             outputs += values;
             problems += 1;
@@ -140,10 +141,8 @@ fn every_configuration() {
         println!("passed over, as plans do: {config}: {error}");
     }
     assert!(problems >= 10 * families.len(), "too few problems");
-    println!("{idle} problems give mostly 0 or NaN");
-    // A family whose alpha is NaN gives nothing else.
+    assert!(2 * idle < problems, "{idle} problems give mostly 0 or NaN");
     if picked.is_none() {
-        assert!(2 * idle < problems, "too many give mostly 0 or NaN");
         assert_eq!(taken.keys().collect::<Vec<_>>(), PATHS, "not every path was taken");
     }
 }

@@ -398,8 +398,8 @@ DEVICE void multiply(const Arguments& arguments, Math& math, Schedule schedule) 
             }
             finished++;
         }
-        __syncwarp();
-        if (math.lane == 0) barrier_arrive(shared.slot_empty(turn % 2));
+        // Every lane for what it has read.
+        barrier_arrive(shared.slot_empty(turn % 2));
     }
 }
 
@@ -419,7 +419,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) fp8gemm(const __grid_co
         }
         for (u32 slot = 0; slot < 2; slot++) {
             barrier_init(shared.slot_full(slot), 32);
-            barrier_init(shared.slot_empty(slot), GROUPS_PER_TILE * 4);
+            barrier_init(shared.slot_empty(slot), GROUPS_PER_TILE * 128);
         }
         for (u32 i = 0; i < MATH_GROUPS; i++) {
             barrier_init(shared.staging_ready(i), 1);

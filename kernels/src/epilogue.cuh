@@ -24,6 +24,7 @@ constexpr u32 ATOM = 64 * 128;
 constexpr u32 ATOM_COLUMNS = 128 / D_SIZE;
 constexpr u32 ATOMS = (BLOCK_N + ATOM_COLUMNS - 1) / ATOM_COLUMNS;
 constexpr u32 WAVE_BYTES = ATOMS * ATOM;
+constexpr u32 BOX_ROWS = BLOCK_M < 64 ? BLOCK_M : 64;  // of an atom, that are in the tile
 
 static_assert(!STORE_TMA || C == OUTPUT_NONE || C == OUTPUT, "C takes the place of D");
 
@@ -147,9 +148,9 @@ struct DirectEpilogue {
         c_lines = ((u64(arguments.c_elements) | arguments.c_stride * C_SIZE) & (LANE_COLUMNS * C_SIZE - 1)) == 0;
     }
 
-    // 16 rows of a wave; each thread holds, for each 8 columns, two neighbours of row lane / 4 and
+    // 16 rows of a wave, those before `end`; each thread holds, for each 8 columns, two neighbours of row lane / 4 and
     // two of the row 8 below.
-    MEMBER void rows(const float (&acc)[BLOCK_N / 2], u32 row, u32 column) const {
+    MEMBER void rows(const float (&acc)[BLOCK_N / 2], u32 row, u32 column, u32 end) const {
         #pragma unroll
         for (u32 batch = 0; batch < BATCHES; batch++) {
             constexpr u32 LANES = STAGING_ROW / 16;
@@ -163,7 +164,7 @@ struct DirectEpilogue {
                 u32 line = i * 4 + lane / LANES;
                 u32 words[4];
                 shared_load(staging + line * STAGING_ROW + (lane % LANES ^ swizzle(line)) * 16, words);
-                if (inside && row + line < arguments.m) write_d(words, row + line, at);
+                if (inside && row + line < end) write_d(words, row + line, at);
             }
         }
     }

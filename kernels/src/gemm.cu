@@ -1,10 +1,11 @@
 // D = alpha * A B^T * scales + beta * C: persistent, warp-specialised, one kernel text for every
 // configuration.
 //
-//   producer warp      TMA of A, B and their per-stage scales into a ring of STAGES
+//   producer warp      TMA of A, B and their scales into a ring of STAGES, IN_FLIGHT K blocks each
 //   announcing warp    where the next tile lies, and its 128x128 scales of B, up to a tile ahead
 //   moving warp        TMA of C before and of D after the epilogue of a tile
-//   math warpgroups    WAVES x 64 rows each and all BLOCK_N columns: 4 wgmma, wait, promote
+//   math warpgroups    WAVES x 64 rows each and all BLOCK_N columns: 4 wgmma, wait, promote; on
+//                      narrow tiles for several K blocks at once
 //
 // Arithmetic (the contract that fp8gemm-sim models), per output:
 //
@@ -20,9 +21,10 @@ constexpr u32 MATH_THREADS = 128 * MATH_GROUPS;
 constexpr u32 THREADS = MATH_THREADS + 128;
 
 // Cooperating, the math warpgroups share each tile; in ping-pong they take turns, so that one
-// stores its tile while the other computes.
+// stores its tile while the other computes. wgmma has 64 rows: of a tile of fewer the others are
+// computed from whatever lies behind its rows of A, and left out when D is stored.
 constexpr u32 GROUPS_PER_TILE = PING_PONG ? 1 : MATH_GROUPS;
-constexpr u32 WAVES = BLOCK_M / (64 * GROUPS_PER_TILE);
+constexpr u32 WAVES = BLOCK_M < 64 ? 1 : BLOCK_M / (64 * GROUPS_PER_TILE);
 
 // Tiles start, and 128x128 scales of B end, at multiples of this many columns: columns of one such
 // group share a scale. The announcing warp spreads the scales out to groups, so that one loop serves
@@ -32,37 +34,42 @@ constexpr u32 GROUP_COLUMNS = gcd(BLOCK_N, 128);
 static_assert(SCALES_B == (SCALES == SCALES_1D2D ? BLOCK_N / GROUP_COLUMNS : 1), "groups of columns in a tile");
 
 // Shared memory, from a 1024-byte boundary. Operands first: their swizzle repeats every 1024 bytes.
+// BYTES_ are those of a K block, STRIDE_ from stage to stage.
 constexpr u32 BYTES_A = BLOCK_M * BLOCK_K;
 constexpr u32 BYTES_B = BLOCK_N * BLOCK_K;
+constexpr u32 STRIDE_A = IN_FLIGHT * BYTES_A, STRIDE_B = IN_FLIGHT * BYTES_B;
 constexpr u32 BYTES_SCALE_A = SCALES == SCALES_AT_END ? 0 : BLOCK_M * 4;
+constexpr u32 STRIDE_SCALE_A = (IN_FLIGHT * BYTES_SCALE_A + 127) / 128 * 128;
 constexpr u32 BYTES_SCALE_B = SCALES == SCALES_1D1D ? BLOCK_N * 4 : 0;
-constexpr u32 STRIDE_SCALE_B = (BYTES_SCALE_B + 127) / 128 * 128;
+constexpr u32 STRIDE_SCALE_B = (IN_FLIGHT * BYTES_SCALE_B + 127) / 128 * 128;
 constexpr u32 BYTES_SLOT = 16 + (SCALES == SCALES_1D2D ? (SCALES_B * MAX_K_BLOCKS + 3) / 4 * 16 : 0);
 constexpr u32 AT_A = 0;
-constexpr u32 AT_B = AT_A + STAGES * BYTES_A;
-constexpr u32 AT_STAGING = AT_B + STAGES * BYTES_B;
+constexpr u32 AT_B = AT_A + STAGES * STRIDE_A;
+constexpr u32 AT_STAGING = AT_B + STAGES * STRIDE_B;
 constexpr u32 GROUP_STAGING = STORE_TMA ? WAVES * WAVE_BYTES : 4 * STAGING;
 constexpr u32 AT_SCALE_A = AT_STAGING + MATH_GROUPS * GROUP_STAGING;
-constexpr u32 AT_SCALE_B = AT_SCALE_A + STAGES * BYTES_SCALE_A;
+constexpr u32 AT_SCALE_B = AT_SCALE_A + STAGES * STRIDE_SCALE_A;
 constexpr u32 AT_SLOTS = AT_SCALE_B + STAGES * STRIDE_SCALE_B;
 constexpr u32 AT_BARRIERS = AT_SLOTS + 2 * BYTES_SLOT;
 constexpr u32 SHARED_BYTES = AT_BARRIERS + (2 * STAGES + 4 + 2 * MATH_GROUPS) * 8;
 
-static_assert(MATH_GROUPS == 2, "named barriers and turns are for two");
-static_assert(BLOCK_M % (64 * GROUPS_PER_TILE) == 0, "each math warpgroup has whole 64-row waves");
+static_assert(MATH_GROUPS == (BLOCK_M <= 64 && !PING_PONG ? 1 : 2), "named barriers and turns are for two");
+static_assert(BLOCK_M < 64 ? BLOCK_M % 8 == 0 : BLOCK_M % (64 * GROUPS_PER_TILE) == 0, "each math warpgroup has whole 64-row waves");
+static_assert(BLOCK_M >= 64 || STRIDE_B * STAGES >= (64 - BLOCK_M) * BLOCK_K, "what is read behind the last rows of A is in shared memory");
+static_assert(IN_FLIGHT == 1 || (WAVES == 1 && !CHAIN && !STREAM_K && CLUSTER == 1), "blocks in flight are of one wave");
 static_assert(BLOCK_M <= 256 && BLOCK_N <= 256, "a TMA box has at most 256 elements a side");
 static_assert(BLOCK_N % (8 * CLUSTER_M) == 0, "wgmma has multiples of 8 columns; shared parts start at 1024 bytes");
 static_assert(SHARED_BYTES + 1024 == SHARED_BYTES_EXPECTED, "the host and the kernel agree on shared memory");
 static_assert(CLUSTER == CLUSTER_M * CLUSTER_N && CLUSTER <= 2, "clusters of two share A or B");
 static_assert(!CHAIN || SCALES == SCALES_AT_END, "block scales need promotion");
-static_assert(!(PING_PONG && STREAM_K), "a partial tile is handed over by whole CTAs");
+static_assert(!STREAM_K || (!PING_PONG && BLOCK_M >= 128), "a partial tile is handed over by two warpgroups");
 
 struct Shared {
     u32 base;
-    MEMBER u32 a(u32 stage) const { return base + AT_A + stage * BYTES_A; }
-    MEMBER u32 b(u32 stage) const { return base + AT_B + stage * BYTES_B; }
+    MEMBER u32 a(u32 stage) const { return base + AT_A + stage * STRIDE_A; }
+    MEMBER u32 b(u32 stage) const { return base + AT_B + stage * STRIDE_B; }
     MEMBER u32 staging(u32 group) const { return base + AT_STAGING + group * GROUP_STAGING; }
-    MEMBER u32 scale_a(u32 stage) const { return base + AT_SCALE_A + stage * BYTES_SCALE_A; }
+    MEMBER u32 scale_a(u32 stage) const { return base + AT_SCALE_A + stage * STRIDE_SCALE_A; }
     MEMBER u32 scale_b(u32 stage) const { return base + AT_SCALE_B + stage * STRIDE_SCALE_B; }
     MEMBER u32 slot(u32 slot) const { return base + AT_SLOTS + slot * BYTES_SLOT; }
     MEMBER u32 full(u32 stage) const { return base + AT_BARRIERS + stage * 8; }
@@ -87,8 +94,9 @@ struct Ring {
 
     // An item that another warpgroup computes.
     MEMBER void skip(u32 blocks) {
-        u32 rest = (1u << blocks % STAGES) - 1;
-        phases ^= blocks / STAGES % 2 ? ~rest : rest;
+        u32 stages = (blocks + IN_FLIGHT - 1) / IN_FLIGHT;
+        u32 rest = (1u << stages % STAGES) - 1;
+        phases ^= stages / STAGES % 2 ? ~rest : rest;
     }
 };
 
@@ -105,11 +113,24 @@ struct Math {
     MEMBER u32 column() const { return lane % 4 * 2; }
     MEMBER u32 wave_row(u32 wave) const { return ((PING_PONG ? 0 : group * WAVES) + wave) * 64; }
 
-    // Scales of the thread's two rows of a wave.
-    MEMBER void read_rows(float (&sa)[2], u32 stage, u32 wave) const {
-        u32 rows = shared.scale_a(stage) + (wave_row(wave) + row()) * 4;
+    // Scales of the thread's two rows of a wave, in one of the blocks of a stage.
+    MEMBER void read_rows(float (&sa)[2], u32 stage, u32 wave, u32 block = 0) const {
+        u32 rows = shared.scale_a(stage) + block * BYTES_SCALE_A + (wave_row(wave) + row()) * 4;
         sa[0] = shared_load(rows);
         sa[1] = shared_load(rows + 8 * 4);
+    }
+
+    // 1D1D: of each of the thread's elements, its row's scale times its column's.
+    MEMBER void read_elements(float (&scales)[BLOCK_N / 2], u32 stage, u32 wave, u32 block = 0) const {
+        float sa[2];
+        read_rows(sa, stage, wave, block);
+        #pragma unroll
+        for (u32 i = 0; i < BLOCK_N / 2; i += 4) {
+            float sb[2];
+            shared_load(shared.scale_b(stage) + block * BYTES_SCALE_B + (i * 2 + column()) * 4, sb[0], sb[1]);
+            #pragma unroll
+            for (u32 j = 0; j < 4; j++) scales[i + j] = __fmul_rn(sa[j / 2], sb[j % 2]);
+        }
     }
 
     // To the producers of every CTA whose loads fill this stage.
@@ -179,14 +200,7 @@ DEVICE void main_loop(Math& math, Accumulator (&acc)[WAVES], u32 k_begin, u32 k_
                         high[i] = __fmul_rn(sa[1], slot_b[i]);
                     }
                 } else if constexpr (SCALES == SCALES_1D1D) {
-                    math.read_rows(sa, stage, wave);
-                    #pragma unroll
-                    for (u32 i = 0; i < BLOCK_N / 2; i += 4) {
-                        float sb[2];
-                        shared_load(shared.scale_b(stage) + (i * 2 + math.column()) * 4, sb[0], sb[1]);
-                        #pragma unroll
-                        for (u32 j = 0; j < 4; j++) scales[i + j] = __fmul_rn(sa[j / 2], sb[j % 2]);
-                    }
+                    math.read_elements(scales, stage, wave);
                 }
                 wgmma_wait();
                 if (wave + 1 == WAVES) {
@@ -205,6 +219,90 @@ DEVICE void main_loop(Math& math, Accumulator (&acc)[WAVES], u32 k_begin, u32 k_
                 }
             }
         }
+    }
+}
+
+// Calls `promote` for each of BLOCKS groups of wgmma when it is done.
+template <u32 BLOCKS, u32 DONE = 0, class F>
+DEVICE void in_order(const F& promote) {
+    if constexpr (DONE < BLOCKS) {
+        wgmma_wait<BLOCKS - 1 - DONE>();
+        promote(DONE);
+        in_order<BLOCKS, DONE + 1>(promote);
+    }
+}
+
+// BLOCKS blocks at once, from the `first` of a stage on, the `block`th of K: their wgmma are all under way
+// before the first is promoted. `done` is called when the
+// stage is no longer needed.
+template <u32 BLOCKS, class F>
+DEVICE void multiply_at_once(const Math& math, Accumulator& acc, u32 stage, u32 first, u32 block, u32 slot, const F& done) {
+    const Shared& shared = math.shared;
+    Accumulator chain[BLOCKS];
+    u32 a = descriptor(shared.a(stage) + first * BYTES_A + math.wave_row(0) * BLOCK_K), b = descriptor(shared.b(stage) + first * BYTES_B);
+    wgmma_fence();
+    #pragma unroll
+    for (u32 i = 0; i < BLOCKS; i++) {
+        #pragma unroll
+        for (u32 step = 0; step < BLOCK_K / 32; step++) {
+            wgmma(chain[i], a + (i * BYTES_A + step * 32) / 16, b + (i * BYTES_B + step * 32) / 16, step > 0);
+        }
+        wgmma_commit();
+    }
+    // In the shadow of the tensor cores, and before the stage is released.
+    float low[BLOCKS][SCALES_B], high[BLOCKS][SCALES_B];
+    if constexpr (SCALES == SCALES_1D2D) {
+        #pragma unroll
+        for (u32 i = 0; i < BLOCKS; i++) {
+            float sa[2];
+            math.read_rows(sa, stage, 0, first + i);
+            #pragma unroll
+            for (u32 j = 0; j < SCALES_B; j++) {
+                float sb = shared_load(slot + SLOT_SCALES + (j * MAX_K_BLOCKS + block + i) * 4);
+                low[i][j] = __fmul_rn(sa[0], sb);
+                high[i][j] = __fmul_rn(sa[1], sb);
+            }
+        }
+    }
+    in_order<BLOCKS>([&](u32 i) {
+        float scales[BLOCK_N / 2];
+        if constexpr (SCALES == SCALES_1D1D) math.read_elements(scales, stage, 0, first + i);
+        if (i + 1 == BLOCKS) done();
+        if constexpr (SCALES == SCALES_1D2D) {
+            promote(acc, chain[i], low[i], high[i]);
+        } else if constexpr (SCALES == SCALES_1D1D) {
+            promote(acc, chain[i], scales);
+        } else {
+            #pragma unroll
+            for (u32 j = 0; j < BLOCK_N / 2; j++) acc[j] = __fadd_rn(acc[j], chain[i][j]);
+        }
+    });
+}
+
+// A tile so narrow that the tensor cores would mostly wait for the round of barrier, wgmma and
+// promotion: the blocks of a stage at once. They are chains of their own, and promoted in order.
+DEVICE void main_loop_in_flight(Math& math, Accumulator& acc, u32 k_begin, u32 k_end, u32 slot) {
+    const Shared& shared = math.shared;
+    u32 stage = 0;
+    bool ready = barrier_try_wait(shared.full(0), math.ring.phase(0));
+    #pragma unroll 1
+    for (u32 block = k_begin; block < k_end; block += IN_FLIGHT) {
+        if (!ready) barrier_wait(shared.full(stage), math.ring.phase(stage));
+        math.ring.use(stage);
+        u32 next = stage + 1 == STAGES ? 0 : stage + 1;
+        auto done = [&] {
+            math.release(stage);
+            // Asked before the multiplications and needed after them.
+            ready = block + IN_FLIGHT >= k_end || barrier_try_wait(shared.full(next), math.ring.phase(next));
+        };
+        if (block + IN_FLIGHT <= k_end) {
+            multiply_at_once<IN_FLIGHT>(math, acc, stage, 0, block, slot, done);
+        } else {
+            #pragma unroll 1
+            for (u32 i = 0; block + i < k_end; i++) multiply_at_once<1>(math, acc, stage, i, block + i, slot, [] {});
+            done();
+        }
+        stage = next;
     }
 }
 
@@ -260,31 +358,39 @@ DEVICE void produce(const Arguments& arguments, const Shared& shared, Schedule s
     // A shared operand comes in parts, one loaded by each CTA of the cluster for all of them.
     constexpr u32 PART_A = BLOCK_M / CLUSTER_N, PART_B = BLOCK_N / CLUSTER_M;
     constexpr u16 ALL = (1 << CLUSTER) - 1;
+    // Where K is whole blocks, maps have a third dimension for them, and one load brings a stage.
+    bool whole_blocks = arguments.k % BLOCK_K == 0;
     Grid grid(arguments);
     Ring ring{0};
     #pragma unroll 1
     while (schedule.next()) {
         Tile tile = grid.at(schedule.index, rank);
         u32 row = tile.row + rank % CLUSTER_N * PART_A, column = tile.column + rank % CLUSTER_M * PART_B;
+        u32 stage = 0;
         #pragma unroll 1
-        for (u32 first = schedule.k_begin; first < schedule.k_end; first += STAGES) {
-            #pragma unroll
-            for (u32 stage = 0; stage < STAGES; stage++) {
-                u32 block = first + stage, k = block * BLOCK_K;
-                if (block >= schedule.k_end) break;
-                barrier_wait(shared.empty(stage), ring.phase(stage) ^ 1);
-                ring.use(stage);
-                u32 full = shared.full(stage);
-                u32 a = shared.a(stage) + rank % CLUSTER_N * PART_A * BLOCK_K;
-                u32 b = shared.b(stage) + rank % CLUSTER_M * PART_B * BLOCK_K;
-                barrier_arrive_expect(full, BYTES_A + BYTES_B + BYTES_SCALE_A + BYTES_SCALE_B);
-                if constexpr (CLUSTER_N == 1) tma_load(a, &arguments.a, k, row, full);
-                else tma_load_multicast(a, &arguments.a, k, row, full, ALL);
-                if constexpr (CLUSTER_M == 1) tma_load(b, &arguments.b, k, column, full);
-                else tma_load_multicast(b, &arguments.b, k, column, full, ALL);
-                if constexpr (SCALES != SCALES_AT_END) tma_load(shared.scale_a(stage), &arguments.scale_a, tile.row, block, full);
-                if constexpr (SCALES == SCALES_1D1D) tma_load(shared.scale_b(stage), &arguments.scale_b, tile.column, block, full);
+        for (u32 block = schedule.k_begin; block < schedule.k_end; block += IN_FLIGHT) {
+            barrier_wait(shared.empty(stage), ring.phase(stage) ^ 1);
+            ring.use(stage);
+            u32 full = shared.full(stage);
+            u32 a = shared.a(stage) + rank % CLUSTER_N * PART_A * BLOCK_K;
+            u32 b = shared.b(stage) + rank % CLUSTER_M * PART_B * BLOCK_K;
+            barrier_arrive_expect(full, IN_FLIGHT * (BYTES_A + BYTES_B + BYTES_SCALE_A + BYTES_SCALE_B));
+            if (IN_FLIGHT > 1 && whole_blocks) {
+                tma_load_3d(a, &arguments.a, 0, row, block, full);
+                tma_load_3d(b, &arguments.b, 0, column, block, full);
+            } else {
+                #pragma unroll
+                for (u32 i = 0; i < IN_FLIGHT; i++) {
+                    u32 k = (block + i) * BLOCK_K;
+                    if constexpr (CLUSTER_N == 1) tma_load(a + i * BYTES_A, &arguments.a, k, row, full);
+                    else tma_load_multicast(a, &arguments.a, k, row, full, ALL);
+                    if constexpr (CLUSTER_M == 1) tma_load(b + i * BYTES_B, &arguments.b, k, column, full);
+                    else tma_load_multicast(b, &arguments.b, k, column, full, ALL);
+                }
             }
+            if constexpr (SCALES != SCALES_AT_END) tma_load(shared.scale_a(stage), &arguments.scale_a, tile.row, block, full);
+            if constexpr (SCALES == SCALES_1D1D) tma_load(shared.scale_b(stage), &arguments.scale_b, tile.column, block, full);
+            stage = stage + 1 == STAGES ? 0 : stage + 1;
         }
     }
     grid_launch_dependents();
@@ -335,7 +441,7 @@ DEVICE void move_tiles(const Arguments& arguments, const Shared& shared, Schedul
             if constexpr (C == OUTPUT_NONE) {
                 barrier_arrive(ready);
             } else {
-                barrier_arrive_expect(ready, WAVES * WAVE_BYTES);
+                barrier_arrive_expect(ready, WAVES * ATOMS * BOX_ROWS * 128);
                 for (u32 wave = 0; wave < WAVES; wave++) part(group, wave).load(ready);
             }
         }
@@ -373,7 +479,8 @@ DEVICE void multiply(const Arguments& arguments, Math& math, Schedule schedule) 
         // A barrier tells one phase from the next only: the stages of a tile may be waited for when
         // those of the tile before are used up.
         if (PING_PONG && turn > 0) turn_await(math.group);
-        main_loop(math, acc, schedule.k_begin, schedule.k_end, slot);
+        if constexpr (IN_FLIGHT > 1) main_loop_in_flight(math, acc[0], schedule.k_begin, schedule.k_end, slot);
+        else main_loop(math, acc, schedule.k_begin, schedule.k_end, slot);
         if (PING_PONG && schedule.more()) turn_pass(1 - math.group);
         if (!schedule.finishes()) {
             Handover(arguments, blockIdx.x, math.group).give(acc, threadIdx.x % 128);
@@ -394,7 +501,7 @@ DEVICE void multiply(const Arguments& arguments, Math& math, Schedule schedule) 
             } else {
                 DirectEpilogue epilogue(arguments, shared.staging(math.group) + math.warp * STAGING, math.lane);
                 #pragma unroll
-                for (u32 wave = 0; wave < WAVES; wave++) epilogue.rows(acc[wave], row + wave * 64 + math.warp * 16, tile.column);
+                for (u32 wave = 0; wave < WAVES; wave++) epilogue.rows(acc[wave], row + wave * 64 + math.warp * 16, tile.column, min(tile.row + BLOCK_M, arguments.m));
             }
             finished++;
         }
@@ -435,13 +542,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) fp8gemm(const __grid_co
     grid_wait();
 
     if (group == MATH_GROUPS) {
-        registers_shrink<PRODUCER_REGISTERS>();
+        // One math warpgroup has all the registers it can use without taking any.
+        if constexpr (MATH_GROUPS > 1) registers_shrink<PRODUCER_REGISTERS>();
         u32 role = warp % 4;
         if (role == 0 && elect()) produce(arguments, shared, schedule, rank);
         else if (role == 1) announce(arguments, shared, schedule, rank, lane);
         else if (STORE_TMA && role == 2 && elect()) move_tiles(arguments, shared, schedule, rank);
     } else {
-        registers_grow<MATH_REGISTERS>();
+        if constexpr (MATH_GROUPS > 1) registers_grow<MATH_REGISTERS>();
         Math math{shared, group, warp % 4, lane, {0}};
         multiply(arguments, math, schedule);
     }

@@ -72,6 +72,13 @@ DEVICE void tma_load(u32 to, const TensorMap* map, u32 x, u32 y, u32 barrier) {
         : "memory");
 }
 
+DEVICE void tma_load_3d(u32 to, const TensorMap* map, u32 x, u32 y, u32 z, u32 barrier) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
+        "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier)
+        : "memory");
+}
+
 // Into the same place of every CTA in `mask`, completing on the same barrier of each.
 DEVICE void tma_load_multicast(u32 to, const TensorMap* map, u32 x, u32 y, u32 barrier, u16 mask) {
     asm volatile(
@@ -104,7 +111,12 @@ DEVICE void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" 
 
 DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
+
+// Until at most PENDING groups are under way.
+template <u32 PENDING = 0>
+DEVICE void wgmma_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
 
 template <u32 REGISTERS>
 DEVICE void registers_grow() {

@@ -8,14 +8,14 @@ use crate::BenchError;
 
 /// The configuration that `text` means: words joined by `_`, as in a configuration's name. The
 /// candidate of that name; else the best candidate that has all of the words; where none has, the
-/// chosen one with the words for tile (`256x112`), stages (`s4`), sharing in clusters (`x`: none, `xa`,
+/// chosen one with the words for tile (`256x112`), stages (`s4`), blocks in flight (`f4`, 1 without), sharing in clusters (`x`: none, `xa`,
 /// `xb`), schedule (`pp`, `sk`), direct stores (`d`) and group (`g8`) changed. Without a word for
 /// stages, a changed tile gets as many as fit.
 ///
 /// # Errors
 /// [`BenchError::Configuration`] for a word that is none of those and in no candidate;
 /// [`BenchError::Hopper`] where the problem has no kernel or the configuration breaks a rule.
-pub(crate) fn find(text: &str, problem: &Problem, sms: u32) -> Result<KernelConfig, BenchError> {
+pub fn find(text: &str, problem: &Problem, sms: u32) -> Result<KernelConfig, BenchError> {
     let candidates = choose(problem, sms).map_err(HopperError::Jit)?.candidates;
     let names: Vec<String> = candidates.iter().map(|candidate| candidate.config.to_string()).collect();
     if let Some(index) = names.iter().position(|name| name == text) {
@@ -31,6 +31,7 @@ pub(crate) fn find(text: &str, problem: &Problem, sms: u32) -> Result<KernelConf
     };
     let mut config = best.config;
     let (mut tile, mut stages) = (None, None);
+    config.in_flight = 1;
     for word in text.split('_') {
         let number = |prefix: char| word.strip_prefix(prefix).and_then(|digits| digits.parse::<u32>().ok());
         let sizes = word.split_once('x').and_then(|(m, n)| Some((m.parse().ok()?, n.parse().ok()?)));
@@ -38,6 +39,8 @@ pub(crate) fn find(text: &str, problem: &Problem, sms: u32) -> Result<KernelConf
             tile = Some((m, n));
         } else if let Some(count) = number('s') {
             stages = Some(count);
+        } else if let Some(count) = number('f') {
+            config.in_flight = count;
         } else if let Some(share) =
             [("x", Share::Nothing), ("xa", Share::A), ("xb", Share::B)].iter().find(|(own, _)| *own == word)
         {
@@ -51,7 +54,7 @@ pub(crate) fn find(text: &str, problem: &Problem, sms: u32) -> Result<KernelConf
         } else if let Some(count) = number('g') {
             config.group = count;
         } else if !name.split('_').any(|own| own == word) {
-            let what = "a tile (256x112), stages (s4), sharing in clusters (x, xa, xb), a schedule (pp, sk), d, a group (g8) or a word of";
+            let what = "a tile (256x112), stages (s4), blocks in flight (f4), sharing in clusters (x, xa, xb), a schedule (pp, sk), d, a group (g8) or a word of";
             return Err(fail(format!("`{word}` is not {what} {}", names.join(", "))));
         }
     }
@@ -61,7 +64,7 @@ pub(crate) fn find(text: &str, problem: &Problem, sms: u32) -> Result<KernelConf
     let fits = |stages: &u32| KernelConfig { stages: *stages, ..config }.check().is_ok();
     match (stages, tile) {
         (Some(stages), _) => config.stages = stages,
-        (None, Some(_)) => config.stages = (2..=16).rev().find(fits).unwrap_or(2),
+        (None, Some(_)) => config.stages = (2..=32).rev().find(fits).unwrap_or(2),
         (None, None) => {}
     }
     config.check().map_err(HopperError::Jit)?;

@@ -44,6 +44,7 @@ mod stats;
 mod subject;
 mod sustained;
 
+pub use configuration::find as find_configuration;
 pub use error::BenchError;
 pub use nvml::GpuState;
 pub use recorder::{CublasLtRecorder, LtInputs};

@@ -104,23 +104,23 @@ impl Arguments {
         let changed = |of: fn(&Operands) -> DeviceMatrix| old.is_none_or(|old| of(old) != of(new));
         let (m, n) = (p.m as u64, p.n as u64);
         if changed(|o| o.a) {
-            self.a = codes(p, new.a, m, config.block_m / config.share.along_n())?;
+            self.a = codes(p, config, new.a, m, config.block_m / config.share.along_n())?;
         }
         if changed(|o| o.b) {
-            self.b = codes(p, new.b, n, config.block_n / config.share.along_m())?;
+            self.b = codes(p, config, new.b, n, config.block_n / config.share.along_m())?;
         }
         if form_a == ScaleForm::BlocksByRows && changed(|o| o.scale_a) {
-            self.scale_a = scales(p, new.scale_a, m, config.block_m)?;
+            self.scale_a = scales(p, config, new.scale_a, m, config.block_m)?;
         }
         if form_b == ScaleForm::BlocksByRows && changed(|o| o.scale_b) {
-            self.scale_b = scales(p, new.scale_b, n, config.block_n)?;
+            self.scale_b = scales(p, config, new.scale_b, n, config.block_n)?;
         }
         if config.store == Store::Tma {
             if changed(|o| o.d) {
                 (self.d, self.d_tiles) = stores(p, config, new.d)?;
             }
             if let Some(c) = new.c.filter(|c| old.and_then(|old| old.c) != Some(*c)) {
-                self.c = atoms(p, c)?;
+                self.c = atoms(p, config, c)?;
             }
         }
         self.scales_a = new.scale_a.pointer;
@@ -133,39 +133,58 @@ impl Arguments {
     }
 }
 
-/// An operand, loaded in blocks of 128 of K and `block` rows.
-fn codes(p: &Problem, matrix: DeviceMatrix, rows: u64, block: u32) -> Result<sys::CUtensorMap, HopperError> {
-    encode(&Layout {
-        element: Element::U8,
-        pointer: matrix.pointer,
-        dimensions: &[p.k as u64, rows],
-        strides: &[matrix.stride as u64],
-        extent: &[128, block],
-        swizzle: true,
-    })
+/// An operand, loaded in blocks of 128 of K and `block` rows. Where a stage has several of them and K is
+/// whole blocks, these are a dimension of their own, so that one load brings a stage.
+fn codes(
+    p: &Problem,
+    config: &KernelConfig,
+    matrix: DeviceMatrix,
+    rows: u64,
+    block: u32,
+) -> Result<sys::CUtensorMap, HopperError> {
+    let (element, pointer, swizzle) = (Element::U8, matrix.pointer, true);
+    let (k, stride) = (p.k as u64, matrix.stride as u64);
+    if config.in_flight > 1 && k.is_multiple_of(128) {
+        let (dimensions, strides) = (&[128, rows, k / 128], &[stride, 128]);
+        return encode(&Layout {
+            element,
+            pointer,
+            dimensions,
+            strides,
+            extent: &[128, block, config.in_flight],
+            swizzle,
+        });
+    }
+    encode(&Layout { element, pointer, dimensions: &[k, rows], strides: &[stride], extent: &[128, block], swizzle })
 }
 
-/// Scales of form `BlocksByRows`, loaded for `block` rows of one block of K.
-fn scales(p: &Problem, matrix: DeviceMatrix, rows: u64, block: u32) -> Result<sys::CUtensorMap, HopperError> {
+/// Scales of form `BlocksByRows`, loaded for `block` rows of the blocks of K of a stage.
+fn scales(
+    p: &Problem,
+    config: &KernelConfig,
+    matrix: DeviceMatrix,
+    rows: u64,
+    block: u32,
+) -> Result<sys::CUtensorMap, HopperError> {
     encode(&Layout {
         element: Element::F32,
         pointer: matrix.pointer,
         dimensions: &[rows, p.k.div_ceil(128) as u64],
         strides: &[matrix.stride as u64 * 4],
-        extent: &[block, 1],
+        extent: &[block, config.in_flight],
         swizzle: false,
     })
 }
 
-/// C or D in atoms of 64 rows and 128 bytes.
-fn atoms(p: &Problem, matrix: DeviceMatrix) -> Result<sys::CUtensorMap, HopperError> {
+/// C or D in atoms of 128 bytes and 64 rows, or a tile's where it has fewer.
+fn atoms(p: &Problem, config: &KernelConfig, matrix: DeviceMatrix) -> Result<sys::CUtensorMap, HopperError> {
     let size = p.d.size() as u64;
     encode(&Layout {
         element: if size == 4 { Element::F32 } else { Element::U16 },
         pointer: matrix.pointer,
         dimensions: &[p.n as u64, p.m as u64],
         strides: &[matrix.stride as u64 * size],
-        extent: &[128 / size as u32, 64],
+        extent: &[128 / size as u32, config.block_m.min(64)],
         swizzle: true,
     })
 }
@@ -179,7 +198,7 @@ fn stores(
 ) -> Result<(sys::CUtensorMap, sys::CUtensorMap), HopperError> {
     let (m, n, size) = (p.m as u64, p.n as u64, p.d.size() as u64);
     let columns = 128 / size as u32;
-    let whole = atoms(p, d)?;
+    let whole = atoms(p, config, d)?;
     let block = u64::from(config.block_n);
     if config.block_n.is_multiple_of(columns) || n < block {
         return Ok((whole, whole));
@@ -189,7 +208,7 @@ fn stores(
         pointer: d.pointer,
         dimensions: &[block, n / block, m],
         strides: &[block * size, d.stride as u64 * size],
-        extent: &[columns, 1, 64],
+        extent: &[columns, 1, config.block_m.min(64)],
         swizzle: true,
     })?;
     Ok((whole, tiles))

@@ -186,6 +186,7 @@ fn axes(config: &KernelConfig) -> Vec<String> {
         block_m,
         block_n,
         stages,
+        in_flight,
         share,
         schedule,
         store,
@@ -203,7 +204,7 @@ fn axes(config: &KernelConfig) -> Vec<String> {
         format!("{share:?}"),
         format!("{schedule:?}"),
         format!("{store:?}"),
-        stages.to_string(),
+        format!("{stages} {in_flight}"),
     ]
 }
 

@@ -228,6 +228,7 @@ fn config(
         block_m,
         block_n,
         stages: 8,
+        in_flight: 1,
         share,
         schedule,
         store,

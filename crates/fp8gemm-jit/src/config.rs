@@ -89,7 +89,8 @@ pub enum Store {
 /// changes a bit of the result beyond what [`KernelScales`], [`Accumulation`] and the types say: tiles,
 /// stages, clusters and raster are free choices.
 ///
-/// Prints as one word for logs, e.g. `e4m3_e4m3_1d2d_bf16_256x128_s3_k128_g16`; after the stages `xa`
+/// Prints as one word for logs, e.g. `e4m3_e4m3_1d2d_bf16_256x128_s3_k128_g16`; after the stages `f4` says that four blocks are in
+/// flight, `xa`
 /// or `xb` say what clusters share, `pp` ping-pong, `sk` stream-K, `d` direct stores. The last part,
 /// the raster, is not in a kernel's own [name](Self::kernel_name).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,14 +107,17 @@ pub struct KernelConfig {
     pub output: OutputType,
     /// Element type of C, where the epilogue reads one.
     pub c: Option<OutputType>,
-    /// Rows of an output tile: one or two 64-row waves for each warpgroup that works on it, so 128 or
-    /// 256, in ping-pong 64 or 128.
+    /// Rows of an output tile: one or two 64-row waves for each of the two warpgroups that work on it, so
+    /// 128 or 256, in ping-pong 64 or 128; 64 or, for few rows, 8, 16 or 32 for a single one.
     pub block_m: u32,
     /// Columns of an output tile: a multiple of 8 (of 16 where clusters share B), at most 256.
     pub block_n: u32,
-    /// Depth of the ring of operand blocks in shared memory. Tiles start at its first stage, so a
+    /// Depth of the ring in shared memory, in stages of [`in_flight`](Self::in_flight) operand blocks. Tiles start at its first stage, so a
     /// divisor of the number of K blocks lets loads run ahead from tile to tile.
     pub stages: u32,
+    /// K blocks of a stage, which a math warpgroup has under way together: 1, or more on tiles of one
+    /// 64-row wave for each warpgroup.
+    pub in_flight: u32,
     /// What clusters share.
     pub share: Share,
     /// Who computes what when.
@@ -129,8 +133,10 @@ pub struct KernelConfig {
 }
 
 impl KernelConfig {
-    /// Math warpgroups.
-    pub const MATH_GROUPS: u32 = 2;
+    /// Math warpgroups: one where a tile has only one wave.
+    pub const fn math_groups(&self) -> u32 {
+        if self.block_m <= 64 && !matches!(self.schedule, Schedule::PingPong) { 1 } else { 2 }
+    }
 
     /// This configuration with the least of what is only given at launch: two that agree in it run the
     /// same compiled kernel.
@@ -145,13 +151,13 @@ impl KernelConfig {
 
     /// 64-row waves of a tile that one warpgroup has.
     pub const fn waves(&self) -> u32 {
-        let groups = if matches!(self.schedule, Schedule::PingPong) { 1 } else { Self::MATH_GROUPS };
-        self.block_m / (64 * groups)
+        let groups = if matches!(self.schedule, Schedule::PingPong) { 1 } else { self.math_groups() };
+        self.block_m.div_ceil(64 * groups)
     }
 
     /// Threads of a CTA: the math warpgroups and one that loads.
     pub const fn threads(&self) -> u32 {
-        128 * (Self::MATH_GROUPS + 1)
+        128 * (self.math_groups() + 1)
     }
 
     /// Registers of a math thread and of a loading one (`setmaxnreg`): together at most 65,536.
@@ -168,9 +174,11 @@ impl KernelConfig {
     pub fn shared_bytes(&self) -> u32 {
         // In 64 bits, since `max_k_blocks` can be anything before `check`.
         let [block_m, block_n, stages] = [self.block_m, self.block_n, self.stages].map(u64::from);
-        let stage = u64::from(BLOCK_K) * (block_m + block_n)
-            + if self.scales == KernelScales::AtEnd { 0 } else { 4 * block_m }
-            + if self.scales == KernelScales::Block1d1d { (4 * block_n).next_multiple_of(128) } else { 0 };
+        let blocks = u64::from(self.in_flight);
+        let scales = |rows: u64| (4 * blocks * rows).next_multiple_of(128);
+        let stage = blocks * u64::from(BLOCK_K) * (block_m + block_n)
+            + if self.scales == KernelScales::AtEnd { 0 } else { scales(block_m) }
+            + if self.scales == KernelScales::Block1d1d { scales(block_n) } else { 0 };
         let warpgroup = match self.store {
             Store::Tma => u64::from(self.waves()) * block_n.div_ceil(u64::from(self.store_columns())) * 64 * 128,
             Store::Direct => 4 * 16 * 128,
@@ -180,7 +188,7 @@ impl KernelConfig {
         } else {
             0
         };
-        let groups = u64::from(Self::MATH_GROUPS);
+        let groups = u64::from(self.math_groups());
         let barriers = 8 * (2 * stages + 4 + 2 * groups);
         // The kernel aligns its start to 1,024 bytes itself.
         let sum = stages * stage + groups * warpgroup + 2 * (16 + scales) + barriers + 1024;
@@ -194,7 +202,7 @@ impl KernelConfig {
             return 0;
         }
         let ctas = ctas as usize;
-        (4 * Self::MATH_GROUPS as usize * ctas).next_multiple_of(128)
+        (4 * self.math_groups() as usize * ctas).next_multiple_of(128)
             + ctas * (4 * self.block_m * self.block_n) as usize
     }
 
@@ -213,15 +221,30 @@ impl KernelConfig {
     /// [`JitError::Config`].
     pub fn check(&self) -> Result<(), JitError> {
         let fail = |field, value, rule| Err(JitError::Config { config: *self, field, value, rule });
-        let legal_rows = if self.schedule == Schedule::PingPong { [64, 128] } else { [128, 256] };
+        let (legal_rows, rule) = match self.schedule {
+            Schedule::PingPong => (&[64, 128][..], "in ping-pong it must be 64 or 128"),
+            Schedule::StreamK => (&[128, 256][..], "with stream-K it must be 128 or 256"),
+            Schedule::Cooperative => (&[8, 16, 32, 64, 128, 256][..], "it must be 8, 16, 32, 64, 128 or 256"),
+        };
         if !legal_rows.contains(&self.block_m) {
-            return fail("block_m", self.block_m, "it must be 128 or 256, in ping-pong 64 or 128");
+            return fail("block_m", self.block_m, rule);
         }
         if self.block_n == 0 || !self.block_n.is_multiple_of(8 * self.share.along_m()) || self.block_n > 256 {
             return fail("block_n", self.block_n, "it must be a multiple of 8 (16 where B is shared) up to 256");
         }
-        if !(2..=16).contains(&self.stages) {
-            return fail("stages", self.stages, "it must be 2 to 16");
+        if !(2..=32).contains(&self.stages) {
+            return fail("stages", self.stages, "it must be 2 to 32");
+        }
+        if !(1..=16).contains(&self.in_flight)
+            || (self.in_flight > 1 && (self.waves() > 1 || self.accumulation == Accumulation::Chain))
+        {
+            return fail("in_flight", self.in_flight, "it must be 1, or up to 16 on one wave of promoted blocks");
+        }
+        if self.in_flight > 1 && (self.share != Share::Nothing || self.schedule == Schedule::StreamK) {
+            return fail("in_flight", self.in_flight, "it must be 1 where CTAs share operands or tiles");
+        }
+        if self.block_m < 64 && self.block_n * self.in_flight * self.stages < 64 - self.block_m {
+            return fail("stages", self.stages, "wgmma reads 64 rows from the last stage of A: B must lie behind it");
         }
         if self.store == Store::Tma && self.c.is_some_and(|c| c != self.output) {
             return fail("store", 0, "TMA brings C to D's place, so C has D's type");
@@ -273,6 +296,9 @@ impl fmt::Display for KernelName<'_> {
             write!(f, "_c{c}")?;
         }
         write!(f, "_{}x{}_s{}", config.block_m, config.block_n, config.stages)?;
+        if config.in_flight > 1 {
+            write!(f, "_f{}", config.in_flight)?;
+        }
         f.write_str(match config.share {
             Share::Nothing => "",
             Share::A => "_xa",
@@ -305,6 +331,7 @@ pub(crate) mod tests {
         block_m: 256,
         block_n: 128,
         stages: 3,
+        in_flight: 1,
         share: Share::Nothing,
         schedule: Schedule::Cooperative,
         store: Store::Tma,
@@ -345,7 +372,10 @@ pub(crate) mod tests {
     fn impossible_configurations_are_named() {
         assert!(LARGE.check().is_ok());
         for bad in [
-            KernelConfig { block_m: 64, ..LARGE },
+            KernelConfig { block_m: 96, ..LARGE },
+            KernelConfig { block_m: 64, schedule: Schedule::StreamK, ..LARGE },
+            KernelConfig { in_flight: 3, ..LARGE },
+            KernelConfig { block_m: 64, in_flight: 2, ..LARGE },
             KernelConfig { block_n: 100, ..LARGE },
             KernelConfig { block_n: 120, share: Share::B, ..LARGE },
             KernelConfig { c: Some(OutputType::F32), ..LARGE },

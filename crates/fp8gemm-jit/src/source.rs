@@ -43,7 +43,7 @@ impl KernelConfig {
             Some(OutputType::F32) => "OUTPUT_F32",
             None => "OUTPUT_NONE",
         };
-        let values: [(&str, &dyn core::fmt::Display); 19] = [
+        let values: [(&str, &dyn core::fmt::Display); 20] = [
             ("SCALES", &scales),
             ("CHAIN", &(self.accumulation == Accumulation::Chain)),
             ("OUTPUT", &output(Some(self.output))),
@@ -51,6 +51,7 @@ impl KernelConfig {
             ("BLOCK_M", &self.block_m),
             ("BLOCK_N", &self.block_n),
             ("STAGES", &self.stages),
+            ("IN_FLIGHT", &self.in_flight),
             ("CLUSTER", &self.share.cluster()),
             ("CLUSTER_M", &self.share.along_m()),
             ("CLUSTER_N", &self.share.along_n()),
@@ -58,7 +59,7 @@ impl KernelConfig {
             ("STREAM_K", &(self.schedule == Schedule::StreamK)),
             ("STORE_TMA", &(self.store == Store::Tma)),
             ("MAX_K_BLOCKS", &self.max_k_blocks),
-            ("MATH_GROUPS", &Self::MATH_GROUPS),
+            ("MATH_GROUPS", &self.math_groups()),
             ("MATH_REGISTERS", &math),
             ("PRODUCER_REGISTERS", &producer),
             ("SCALES_B", &self.scales_b()),

@@ -3,6 +3,7 @@
 use clap::Args;
 use fp8gemm::jit::sass::{Disassembler, Listing, Summary};
 use fp8gemm::jit::{Cache, Compiler, choose};
+use fp8gemm_bench::find_configuration;
 use serde::Serialize;
 
 use super::{PassedOver, make};
@@ -16,6 +17,10 @@ pub(crate) struct SassArgs {
     /// Count instructions and compare with what the configuration asks for, instead of printing them
     #[arg(long)]
     summary: bool,
+    /// Another configuration than the one that would be taken, by its name or a part of it, as `bench
+    /// --config` has it: e.g. 256x112 or 64x40_s8_f4
+    #[arg(long, value_name = "NAME")]
+    config: Option<String>,
     #[command(flatten)]
     problem: ProblemArgs,
 }
@@ -38,7 +43,13 @@ struct Report {
 
 pub(super) fn run(args: &SassArgs, json: bool) -> Result<u8, CliError> {
     let problem = args.problem.needed()?;
-    let choice = choose(&problem, args.problem.one_sms()?)?;
+    let sms = args.problem.one_sms()?;
+    let mut choice = choose(&problem, sms)?;
+    if let Some(name) = &args.config {
+        choice.candidates.truncate(1);
+        choice.candidates[0].config =
+            find_configuration(name, &problem, sms).map_err(|error| CliError::Usage(error.to_string()))?;
+    }
     let compiler = Compiler::new(Cache::from_environment(), None);
     let nvrtc = compiler.nvrtc().ok().map(|nvrtc| nvrtc.path().to_owned());
     let tool = Disassembler::find(nvrtc.as_deref())?;

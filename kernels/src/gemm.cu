@@ -396,10 +396,13 @@ DEVICE void produce(const Arguments& arguments, const Shared& shared, Schedule s
     grid_launch_dependents();
 }
 
-// One warp: tells the math warpgroups where the next tile lies, and brings its 128x128 scales.
+// One warp: tells the math warpgroups where the next tile lies, and brings its 128x128 scales. All loads
+// of a round are under way together: one after another they would take longer than a narrow tile.
 DEVICE void announce(const Arguments& arguments, const Shared& shared, Schedule schedule, u32 rank, u32 lane) {
+    // 128x128 scales beside each other that a tile can touch, and blocks of K of one lane in a round.
+    constexpr u32 ROWS = (BLOCK_N - GROUP_COLUMNS + 127) / 128 + 1, BLOCKS = 2;
     Grid grid(arguments);
-    u32 rows = (arguments.n + 127) / 128;
+    u32 last = (arguments.n + 127) / 128 - 1;
     #pragma unroll 1
     for (u32 turn = 0; schedule.next(); turn++) {
         u32 slot = shared.slot(turn % 2);
@@ -408,13 +411,29 @@ DEVICE void announce(const Arguments& arguments, const Shared& shared, Schedule 
         if (lane == 0) shared_store(slot, tile.row, tile.column);
         if constexpr (SCALES == SCALES_1D2D) {
             #pragma unroll 1
-            for (u32 i = 0; i < SCALES_B; i++) {
-                // A scale beyond N belongs to columns that are clipped; it only must exist.
-                u32 row = min((tile.column + i * GROUP_COLUMNS) / 128, rows - 1);
-                const float* scales = arguments.scales_b + u64(row) * schedule.k_blocks;
-                #pragma unroll 4
-                for (u32 block = schedule.k_begin + lane; block < schedule.k_end; block += 32) {
-                    shared_store(slot + SLOT_SCALES + (i * MAX_K_BLOCKS + block) * 4, __ldg(scales + block));
+            for (u32 first = schedule.k_begin + lane; first < schedule.k_end; first += 32 * BLOCKS) {
+                float scales[BLOCKS][ROWS];
+                #pragma unroll
+                for (u32 b = 0; b < BLOCKS; b++) {
+                    #pragma unroll
+                    for (u32 row = 0; row < ROWS; row++) {
+                        // A scale beyond N belongs to columns that are clipped; it only must exist.
+                        u64 at = u64(min(tile.column / 128 + row, last)) * schedule.k_blocks + first + b * 32;
+                        if (first + b * 32 < schedule.k_end) scales[b][row] = __ldg(arguments.scales_b + at);
+                    }
+                }
+                #pragma unroll
+                for (u32 b = 0; b < BLOCKS; b++) {
+                    if (first + b * 32 >= schedule.k_end) break;
+                    #pragma unroll
+                    for (u32 i = 0; i < SCALES_B; i++) {
+                        float scale = scales[b][0];
+                        #pragma unroll
+                        for (u32 row = 1; row < ROWS; row++) {
+                            if (tile.column % 128 + i * GROUP_COLUMNS >= row * 128) scale = scales[b][row];
+                        }
+                        shared_store(slot + SLOT_SCALES + (i * MAX_K_BLOCKS + first + b * 32) * 4, scale);
+                    }
                 }
             }
         }

@@ -379,7 +379,7 @@ DEVICE void produce(const Arguments& arguments, const Shared& shared, Schedule s
                 tma_load_3d(a, &arguments.a, 0, row, block, full);
                 tma_load_3d(b, &arguments.b, 0, column, block, full);
             } else {
-                #pragma unroll
+                #pragma unroll 1
                 for (u32 i = 0; i < IN_FLIGHT; i++) {
                     u32 k = (block + i) * BLOCK_K;
                     if constexpr (CLUSTER_N == 1) tma_load(a + i * BYTES_A, &arguments.a, k, row, full);

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! block    = max( BM * BN / 32 / (e * f * g) ,  128 (BM/a + BN/b) / 60 )      tensor cores; L2
+//!          = max( 4 max(BN/2, 16 + BN/4) + 200/i ,  the same )                up to 64 rows
 //! tile     = ceil(K / 128) * block * p + start + BM * BN * size(D) * c / s   K loop; first load, store
 //! waves    = halfway between tiles / SMs and its ceiling, but at least 1; stream-K: tiles / SMs + 0.06
 //! compute  = waves * tile + handover + launch
@@ -16,6 +17,7 @@
 //! | `e` | 0.45 to 0.99 | a warpgroup's promotion hides behind the other's `wgmma` if that is long enough: grows with the tile |
 //! | `f` | 0.62, else 1 | 1D1D: twice the arithmetic beside the tensor cores |
 //! | `g` | 0.75, else 1 | two stages: loads cannot run ahead |
+//! | `i` | 1 to 8 | blocks in flight, which share the wait for what is not `wgmma`; that reads 2048 + 32 BN bytes of shared memory, 128 a cycle |
 //! | `a`, `b` | 2, else 1 | the two CTAs of a cluster share A (`a`) or B (`b`): each loads half of it |
 //! | `p` | 1.005, else 1 | clusters: CTAs start and end together |
 //! | `start` | 1700, else 900 | 256 rows |
@@ -55,14 +57,21 @@ struct Shape {
     schedule: Schedule,
     /// Whether D is stored directly although TMA could: that leaves room for a stage.
     direct: bool,
+    /// K blocks in flight, if K has so many.
+    in_flight: u32,
 }
 
 const fn shape(block_m: u32, block_n: u32) -> Shape {
-    Shape { block_m, block_n, share: Share::Nothing, schedule: Schedule::Cooperative, direct: false }
+    Shape { block_m, block_n, share: Share::Nothing, schedule: Schedule::Cooperative, direct: false, in_flight: 1 }
+}
+
+/// For few tiles or rows: one math warpgroup, of up to 64 rows.
+const fn narrow(block_m: u32, block_n: u32, in_flight: u32) -> Shape {
+    Shape { in_flight, ..shape(block_m, block_n) }
 }
 
 /// Shapes worth considering, best first for equal estimates.
-const SHAPES: [Shape; 17] = [
+const SHAPES: [Shape; 32] = [
     Shape { share: Share::A, direct: true, ..shape(256, 128) },
     shape(256, 128),
     Shape { direct: true, ..shape(256, 128) },
@@ -80,6 +89,21 @@ const SHAPES: [Shape; 17] = [
     Shape { schedule: Schedule::StreamK, share: Share::A, direct: true, ..shape(256, 128) },
     Shape { schedule: Schedule::StreamK, ..shape(128, 128) },
     Shape { schedule: Schedule::StreamK, ..shape(128, 144) },
+    narrow(16, 8, 8),
+    narrow(16, 16, 8),
+    narrow(16, 32, 8),
+    narrow(16, 56, 4),
+    narrow(16, 128, 2),
+    narrow(16, 192, 1),
+    narrow(64, 8, 4),
+    narrow(64, 16, 4),
+    narrow(64, 32, 4),
+    narrow(64, 40, 4),
+    narrow(64, 56, 4),
+    narrow(64, 64, 4),
+    narrow(64, 96, 1),
+    narrow(64, 128, 2),
+    narrow(64, 192, 1),
 ];
 
 /// One candidate and what the model says of it.
@@ -202,12 +226,17 @@ fn config(
     shape: Shape,
     sms: u32,
 ) -> Option<KernelConfig> {
-    let Shape { block_m, block_n, share, schedule, direct } = shape;
-    // Accumulators, chain and column scales must fit 232 registers with room for addresses.
-    let waves = block_m / 128;
-    let chain = u32::from(accumulation == Accumulation::Promote128);
+    let Shape { block_m, block_n, share, schedule, direct, in_flight } = shape;
+    let k_blocks = u32::try_from(problem.k.div_ceil(128)).ok()?;
+    let narrow = block_m <= 64;
+    let promotes = accumulation == Accumulation::Promote128;
+    let in_flight = if promotes && k_blocks >= in_flight { in_flight } else { 1 };
+    // Accumulators, chains and column scales must fit 232 registers with room for addresses; and so
+    // must the scales of what is in flight.
+    let waves = block_m.div_ceil(128);
+    let chains = if promotes { in_flight } else { 0 };
     let columns = u32::from(scales == KernelScales::Block1d1d);
-    if block_n / 2 * (waves + chain) + block_n / 4 * columns >= MOST_REGISTERS {
+    if block_n / 2 * (waves + chains) + block_n / 4 * columns >= MOST_REGISTERS {
         return None;
     }
     let c = problem.c.filter(|_| problem.epilogue.reads_c());
@@ -217,7 +246,10 @@ fn config(
     if direct && (c.is_some() || (!tma_can_store(problem) && share == Share::Nothing)) {
         return None;
     }
-    let k_blocks = u32::try_from(problem.k.div_ceil(128)).ok()?;
+    // What is accumulated into C is hardly ever narrow, and each tile is a kernel for every type of C.
+    if narrow && c.is_some() {
+        return None;
+    }
     let most = KernelConfig {
         a: problem.a.ty,
         b: problem.b.ty,
@@ -228,7 +260,7 @@ fn config(
         block_m,
         block_n,
         stages: 8,
-        in_flight: 1,
+        in_flight,
         share,
         schedule,
         store,
@@ -289,6 +321,7 @@ fn estimate(problem: &Problem, config: KernelConfig, sms: u32) -> Estimate {
     let waves = tiles.div_ceil(sms);
     let full = tiles as f64 / sms as f64;
     let column_scales = config.scales == KernelScales::Block1d1d;
+    let size = problem.d.size() as f64;
     let exposed = match (config.block_m, config.block_n) {
         (256, 128) if config.stages >= 4 && config.share == Share::A => 0.99,
         (256, 128) if config.stages >= 4 => 0.95,
@@ -305,11 +338,14 @@ fn estimate(problem: &Problem, config: KernelConfig, sms: u32) -> Estimate {
     // 1D1D has twice the arithmetic beside the tensor cores; two stages cannot run ahead.
     let scales = if column_scales { 0.62 } else { 1.0 };
     let depth = if config.stages == 2 { 0.75 } else { 1.0 };
-    let tensor = block_m * block_n / 32.0 / (exposed * scales * depth);
+    let tensor = if config.math_groups() == 1 {
+        4.0 * (block_n / 2.0).max(16.0 + block_n / 4.0) + 200.0 / f64::from(config.in_flight)
+    } else {
+        block_m * block_n / 32.0 / (exposed * scales * depth)
+    };
     let shared = |along: u32| f64::from(along);
     let l2 = 128.0 * (block_m / shared(config.share.along_n()) + block_n / shared(config.share.along_m()))
         / L2_BYTES_PER_CYCLE;
-    let size = problem.d.size() as f64;
     let c = if config.c.is_some() { 1.5 } else { 1.0 };
     // A small charge for pairing CTAs, which start and end together.
     let pairing = if cluster > 1 { 1.005 } else { 1.0 };

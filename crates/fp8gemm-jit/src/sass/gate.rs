@@ -26,25 +26,29 @@ pub struct Expected {
 ///
 /// - Main loop: unrolled by the stages; in each, for each 64-row wave of a warpgroup, four `wgmma` of
 ///   32 along K. Both math warpgroups run the same code, and there is one copy of the loop: nothing
-///   outside.
-/// - Loads: the producer's loop, unrolled by the stages: A, B; scales of A unless they are applied
-///   at the end; scales of B if they are 1x128 (128x128 ones are not loaded by TMA). And C, where
-///   the moving warp brings it: one instruction in a loop.
+///   outside. With several blocks in flight: four for each of them, and a loop of its own, inside the
+///   other, for blocks that are left over.
+/// - Loads: A, B; scales of A unless they are applied at the end; scales of B if they are 1x128
+///   (128x128 ones are not loaded by TMA). With several blocks in flight A and B once more, block by
+///   block in a loop, which the compiler may turn by one. And C, where the moving warp brings it: one
+///   instruction in a loop.
 /// - Stores by TMA: the same loop, hence one; a second version where the last atom is a partial one.
 ///   The compiler may write that loop out for each wave.
 pub fn expected(config: &KernelConfig) -> Expected {
-    let loop_qgmma = config.stages * config.waves() * 4;
+    let several = config.in_flight > 1;
+    let loop_qgmma = if several { 4 } else { config.stages * config.waves() * 4 };
     let scales_a = u32::from(config.scales != KernelScales::AtEnd);
     let scales_b = u32::from(config.scales == KernelScales::Block1d1d);
     let tma = u32::from(config.store == Store::Tma);
     let versions = if config.block_n.is_multiple_of(config.store_columns()) { 1 } else { 2 };
-    let loads = config.stages * (2 + scales_a + scales_b);
+    let loads = (if several { 4 } else { 2 }) + scales_a + scales_b;
+    let turned = if several { 2 } else { 0 };
     let brings_c = tma * u32::from(config.c.is_some());
     Expected {
         main_loops: 1,
         loop_qgmma,
-        qgmma: loop_qgmma,
-        utmaldg: (loads + brings_c, loads + brings_c * config.waves()),
+        qgmma: if several { 4 * (config.in_flight + 1) } else { loop_qgmma },
+        utmaldg: (loads + brings_c, loads + turned + brings_c * config.waves()),
         utmastg: (tma * versions, tma * versions * config.waves()),
     }
 }

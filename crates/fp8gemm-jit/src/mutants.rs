@@ -45,11 +45,15 @@ pub enum KernelMutant {
     HandoverUnawaited,
     /// A dependent launch reads before the kernel before it has ended.
     PredecessorUnawaited,
+    /// A staging tile is written again without waiting until TMA has read it.
+    StagingUnawaited,
+    /// Sums are handed to another CTA without the fence before the flag.
+    HandoverUnfenced,
 }
 
 impl KernelMutant {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::ScaleOfTileEdge,
         Self::ScaleOfLowerRows,
         Self::PromotionOutOfOrder,
@@ -67,6 +71,8 @@ impl KernelMutant {
         Self::BetaIgnored,
         Self::HandoverUnawaited,
         Self::PredecessorUnawaited,
+        Self::StagingUnawaited,
+        Self::HandoverUnfenced,
     ];
 
     /// Its name: lower case and hyphens.
@@ -89,6 +95,21 @@ impl KernelMutant {
             Self::BetaIgnored => "beta-ignored",
             Self::HandoverUnawaited => "handover-unawaited",
             Self::PredecessorUnawaited => "predecessor-unawaited",
+            Self::StagingUnawaited => "staging-unawaited",
+            Self::HandoverUnfenced => "handover-unfenced",
+        }
+    }
+
+    /// The instruction of the machine code that is missing, where what it orders is mostly in order
+    /// anyway, so that no bit need show it: [`sass`](crate::sass) finds these.
+    pub const fn missing_instruction(self) -> Option<&'static str> {
+        match self {
+            Self::MissingFence => Some("FENCE.VIEW.ASYNC"),
+            Self::StagingUnawaited => Some("DEPBAR"),
+            Self::HandoverUnawaited => Some("LDG.STRONG.GPU"),
+            Self::HandoverUnfenced => Some("MEMBAR.ALL.GPU"),
+            Self::PredecessorUnawaited => Some("ACQBULK"),
+            _ => None,
         }
     }
 
@@ -98,11 +119,11 @@ impl KernelMutant {
         match self {
             Self::ScaleOfTileEdge => config.scales == KernelScales::Block1d2d && config.scales_b() > 1,
             Self::ScaleOfLowerRows | Self::PromotionTwice => promotes,
-            Self::MissingFence => config.store == Store::Tma,
+            Self::MissingFence | Self::StagingUnawaited => config.store == Store::Tma,
             Self::TailOfM | Self::TailOfN => config.store == Store::Direct,
             Self::MulticastHalf => config.share != Share::Nothing,
             Self::BetaIgnored => config.c.is_some(),
-            Self::HandoverUnawaited => config.schedule == Schedule::StreamK,
+            Self::HandoverUnawaited | Self::HandoverUnfenced => config.schedule == Schedule::StreamK,
             Self::ChainNotCleared => config.accumulation != crate::Accumulation::Chain,
             _ => true,
         }
@@ -164,6 +185,8 @@ impl KernelMutant {
             Self::BetaIgnored => &[("__fmaf_rn(arguments.beta, c", "__fmaf_rn(1.0f, c")],
             Self::HandoverUnawaited => &[("while (!flag_is_up(flag)) {", "while (false) {")],
             Self::PredecessorUnawaited => &[("    grid_wait();\n", "")],
+            Self::StagingUnawaited => &[("        tma_store_wait_read();\n", "")],
+            Self::HandoverUnfenced => &[("        fence_gpu();\n", "")],
         }
     }
 }
@@ -180,8 +203,9 @@ mod tests {
     use crate::catalog;
 
     /// Breaks if the kernel's text has changed under a mutant, so that there is nothing wrong in it any
-    /// more, or if a mutant has no kernel that it applies to. (A missing wait for the tensor cores is
-    /// none of them: the compiler sees it, and puts one in.)
+    /// more, or if a mutant has no kernel that it applies to. (Two are none of them: a missing wait for the
+    /// tensor cores, since the compiler sees it and puts one in, and a missing fence behind the
+    /// initialisation of the barriers, which is no instruction on Hopper: ptxas leaves a `NOP` there.)
     #[test]
     fn every_mutant_is_another_kernel() {
         let mut configs = catalog::cover();

@@ -53,9 +53,10 @@ impl Menu {
         }
     }
 
-    /// The same in sizes that keep a GPU busy: up to 2^30 multiply-adds.
+    /// The same in sizes that keep a GPU busy, up to 2^30 multiply-adds, and with M, N or K of 0, which
+    /// `gemm_on_gpu` takes.
     pub fn gpu() -> Self {
-        Self { edge: 2600, macs: 1 << 30, ..Self::kernels() }
+        Self { edge: 2600, macs: 1 << 30, empty: true, ..Self::kernels() }
     }
 }
 

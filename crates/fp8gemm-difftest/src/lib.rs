@@ -15,6 +15,7 @@
 //! | [`Property`] | what must hold between results: row order, batch size, K cut in two, signs, powers of two |
 //! | [`run()`] | many cases, with coverage and findings |
 //! | [`Prepare`] | what a subject can have done for a case before its turn, on other threads |
+//! | [`replay()`] | a kept case on every configuration of a subject |
 //! | [`shrink()`] | from a failing case to a small one |
 //! | [`mutants`] | wrong kernels by which all of this is scored |
 //! | `instruction` (feature `hopper`) | single instructions on a GPU against the model |
@@ -50,6 +51,7 @@ mod memory;
 pub mod mutants;
 mod property;
 mod regime;
+mod replay;
 mod run;
 mod shrink;
 mod subject;
@@ -64,6 +66,7 @@ pub use generate::{Generator, Menu};
 pub use memory::{Alignment, Buffer, Buffers};
 pub use property::Property;
 pub use regime::{DataRegime, Only, ScaleRegime, ShapeRegime};
+pub use replay::{Replayed, replay};
 pub use run::{Event, Options, Summary, run};
 pub use shrink::{Effort, shrink};
 #[cfg(feature = "hopper")]

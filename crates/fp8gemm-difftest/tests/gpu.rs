@@ -4,15 +4,24 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
+use common::Regression;
 use std::collections::BTreeMap;
 
 use fp8gemm_difftest::instruction::{QUESTIONS, ask, examine, examine_scalars, mmas, scalar, wgmmas};
-use fp8gemm_difftest::{Case, Generator, HopperSubject, Menu, Only, Options, Subject, run};
+use fp8gemm_difftest::{
+    Case, DataRegime, DifftestError, Generator, HopperSubject, Menu, Only, Options, ScaleRegime, ShapeRegime, Subject,
+    replay, run,
+};
+use fp8gemm_formats::ScaledMatrix;
 use fp8gemm_hopper::cudarc::driver::{CudaSlice, DevicePtr};
-use fp8gemm_hopper::{DeviceMatrix, LaunchOptions, Operands, Plan};
+use fp8gemm_hopper::{DeviceMatrix, HopperError, LaunchOptions, Operands, Plan, ScaleForm};
 use fp8gemm_jit::mutants::KernelMutant;
-use fp8gemm_jit::{KernelConfig, ProbeKernel};
-use fp8gemm_sim::Path;
+use fp8gemm_jit::sass::{Disassembler, Listing};
+use fp8gemm_jit::{BASE_OPTIONS, JitError, KERNEL, KernelConfig, Nvrtc, ProbeKernel, Unit, catalog, compile_checked};
+use fp8gemm_problem::{Problem, Side};
+use fp8gemm_sim::{Matrix, Path};
 
 fn subject() -> HopperSubject {
     HopperSubject::open(0).unwrap()
@@ -98,47 +107,222 @@ fn generated_cases() {
     options.oracle = Path::best();
     let summary = run(&Generator::new(3, Menu::gpu(), Only::default()), &mut subjects, &options, &mut |_| {}).unwrap();
     println!("{} cases, {} outputs, {} properties", summary.cases, summary.outputs, summary.properties);
+    println!("{:.1?}, {:.1?}", summary.time, summary.times);
     assert!(summary.findings.is_empty(), "{:?}", summary.findings[0].fault);
     assert!(summary.cases >= 55);
 }
 
-/// Breaks if a wrong kernel is not found: by generated cases, or, for what only a launch after a launch
-/// shows, by a chain of them. Prints what found each.
+/// Breaks if D of M, N or K of 0 is not what the twin says: nothing, or what the epilogue makes of +0.
+#[test]
+#[ignore = "needs Hopper"]
+fn problems_without_products() {
+    let mut subjects: Vec<Box<dyn Subject>> = vec![Box::new(subject())];
+    let mut options = Options::cases(60);
+    options.oracle = Path::best();
+    let only = Only::parse([ShapeRegime::Empty.name()]).unwrap();
+    let summary = run(&Generator::new(5, Menu::gpu(), only), &mut subjects, &options, &mut |_| {}).unwrap();
+    println!("{} cases, {} outputs", summary.cases, summary.outputs);
+    assert!(summary.findings.is_empty(), "{:?}", summary.findings[0].fault);
+    assert!(summary.cases == 60 && summary.outputs > 10_000);
+}
+
+/// Breaks if one of our kernels gives other bits than a kept case should have, in any configuration.
+#[test]
+#[ignore = "needs Hopper"]
+fn regressions_stay_right() {
+    let mut gpu = subject();
+    let (files, mut configurations) = (common::files(), 0);
+    assert!(files.len() >= 4, "{files:?}");
+    for path in &files {
+        let Regression { case, expected, .. } = common::read(path);
+        match replay(&mut gpu, &case, &expected) {
+            Ok(replayed) => {
+                assert!(replayed.fault.is_none(), "{}: {:?}", path.display(), replayed.fault);
+                configurations += replayed.configurations;
+            }
+            // A policy of the twin alone, say.
+            Err(error @ DifftestError::Unsupported { .. }) => println!("passed over: {error}"),
+            Err(error) => panic!("{}: {error}", path.display()),
+        }
+    }
+    println!("{} kept cases, {configurations} runs, every bit equal, each twice", files.len());
+    assert!(configurations >= files.len());
+}
+
+/// Breaks if a wrong kernel is not found: by generated cases; for what only a launch after a launch shows,
+/// by a chain of them; for what is out of order only now and then, by many tiles in a row; and where no bit
+/// need show it, in the machine code (`missing_fences_and_waits_show_in_machine_code` of `fp8gemm-jit`
+/// proves that without a GPU). Prints what found each, as the table of `docs/mutants.md`.
 #[test]
 #[ignore = "needs Hopper"]
 fn kernel_mutants_are_found() {
     let gpu = subject();
+    let tool = Disassembler::find(gpu.compiler().nvrtc().ok().map(Nvrtc::path));
     let mut survivors = Vec::new();
-    let mut found_by = BTreeMap::new();
+    println!("| wrong kernel | found by | on |\n|---|---|---|");
     for mutant in KernelMutant::ALL {
-        let by = if mutant == KernelMutant::PredecessorUnawaited {
-            (!chain_is_right(&gpu, Some(mutant))).then(|| "a chain of dependent launches".to_owned())
-        } else {
-            by_cases(&gpu, mutant)
+        let ordered = mutant.missing_instruction();
+        let by = match mutant {
+            KernelMutant::PredecessorUnawaited => {
+                let wrong = !chain_is_right(&gpu, Some(mutant));
+                wrong.then(|| Found::new("dependent launches", "a chain of twenty".to_owned()))
+            }
+            _ => by_cases(&gpu, mutant),
         };
-        println!("{mutant}: {}", by.as_deref().unwrap_or("SURVIVED"));
-        match by {
-            Some(by) => drop(found_by.insert(mutant.name(), by)),
-            None => survivors.push(mutant.name()),
+        let by = by.or_else(|| by_many_tiles(&gpu, mutant));
+        // Beside the bits, not only where they show nothing.
+        let code = ordered.map(|missing| match &tool {
+            Ok(tool) => in_machine_code(&gpu, tool, mutant, missing),
+            Err(_) => Some(Found::new("machine code", "in the tests of fp8gemm-jit: no disassembler here".to_owned())),
+        });
+        let found: Vec<Found> = [by, code.flatten()].into_iter().flatten().collect();
+        let text = |part: fn(&Found) -> &str| found.iter().map(part).collect::<Vec<_>>().join("; ");
+        if found.is_empty() {
+            println!("| {mutant} | **nothing** | |");
+            survivors.push(mutant.name());
+        } else {
+            println!("| {mutant} | {} | {} |", text(|found| found.by), text(|found| &found.on));
         }
     }
     assert!(chain_is_right(&gpu, None), "the right kernel fails the chain");
+    assert!(many_tiles(&gpu, None, 4).is_none(), "the right kernel fails the many tiles");
     assert!(survivors.is_empty(), "{survivors:?}");
 }
 
+/// What found a mutant, and on what.
+struct Found {
+    by: &'static str,
+    on: String,
+}
+
+impl Found {
+    fn new(by: &'static str, on: String) -> Self {
+        Self { by, on }
+    }
+}
+
 /// The first of the cases that shows a mutant.
-fn by_cases(gpu: &HopperSubject, mutant: KernelMutant) -> Option<String> {
+fn by_cases(gpu: &HopperSubject, mutant: KernelMutant) -> Option<Found> {
     let mut subjects: Vec<Box<dyn Subject>> = vec![Box::new(gpu.mutant(mutant).unwrap())];
     let mut options = Options::cases(150);
     options.oracle = Path::best();
     options.properties = false;
     // What is found need not be small here.
     options.effort.tries = 0;
-    let generator = Generator::new(1, Menu::gpu(), Only::default());
+    // A mutant computes nothing without products.
+    let menu = Menu { empty: false, ..Menu::gpu() };
+    let generator = Generator::new(1, menu, Only::default());
     let summary = run(&generator, &mut subjects, &options, &mut |_| {}).unwrap();
     let finding = summary.findings.first()?;
-    let configuration = &finding.configuration;
-    Some(format!("{} ({}), case {}, {configuration}", finding.fault.kind(), finding.problem, finding.origin.index))
+    let (origin, configuration) = (finding.origin, &finding.configuration);
+    Some(Found::new(
+        finding.fault.kind(),
+        format!("case {}: {}, `{configuration}`", origin.index + 1, origin.regimes()),
+    ))
+}
+
+/// Tiles in a row, each stored as soon as the one before, where an order that is mostly kept by itself may
+/// not be: none of the cases has as many.
+fn by_many_tiles(gpu: &HopperSubject, mutant: KernelMutant) -> Option<Found> {
+    // For those that write beyond D there is no room here.
+    mutant.missing_instruction()?;
+    many_tiles(gpu, Some(mutant), 40)
+}
+
+/// Runs large outputs of few K blocks on every configuration that applies, so many times each, and says
+/// which gave other bits than the twin.
+fn many_tiles(gpu: &HopperSubject, mutant: Option<KernelMutant>, launches: usize) -> Option<Found> {
+    let generator = Generator::new(17, Menu::kernels(), Only::default());
+    let stream = gpu.gpu().context().new_stream().unwrap();
+    for text in [
+        "4096x4096x32 a=e4m3:tensor b=e4m3:tensor d=f32",
+        "4096x4096x32 a=e4m3:1x128 b=e4m3:128x128 d=bf16",
+        "2048x2304x640 a=e4m3:tensor b=e4m3:tensor d=f32 c=f32 beta=1",
+    ] {
+        let problem: Problem = text.parse().unwrap();
+        let case = generator.fill(&problem, 0, DataRegime::Normal, ScaleRegime::Ordinary).unwrap();
+        let expected = bytes(&case.twin(Path::best()).unwrap());
+        let c: Option<CudaSlice<u8>> = case.c.as_ref().map(|c| stream.clone_htod(&bytes(c)).unwrap());
+        let codes = |x: &ScaledMatrix| stream.clone_htod(&x.codes().iter().copied().collect::<Vec<u8>>()).unwrap();
+        let (a, b) = (codes(&case.a), codes(&case.b));
+        for candidate in fp8gemm_jit::choose(&problem, gpu.gpu().sms()).unwrap().candidates {
+            let config = candidate.config;
+            let plan = match mutant {
+                None => Plan::with_config(gpu.gpu(), gpu.compiler(), &problem, config),
+                Some(mutant) if mutant.applies(&config) => {
+                    Plan::mutant(gpu.gpu(), gpu.compiler(), &problem, config, mutant)
+                }
+                Some(_) => continue,
+            };
+            let plan = match plan {
+                Err(HopperError::Jit(JitError::Rejected { .. })) => continue,
+                plan => plan.unwrap(),
+            };
+            let scales = |side, x: &ScaledMatrix| {
+                let (rows, k) = (x.rows(), x.columns());
+                let form: ScaleForm = plan.scale_form(side);
+                let (height, width) = form.shape(rows, k);
+                let at = |i: usize, j: usize| match form {
+                    ScaleForm::One => (0, 0),
+                    ScaleForm::Rows => (j, 0),
+                    ScaleForm::BlocksByRows => (j, i * 128),
+                    ScaleForm::Squares => (i * 128, j * 128),
+                };
+                let view = x.view();
+                let places = (0..height).flat_map(|i| (0..width).map(move |j| at(i, j)));
+                let numbers: Vec<f32> = places.map(|(row, column)| view.scale_at(row, column)).collect();
+                (stream.clone_htod(&numbers).unwrap(), width)
+            };
+            let ((sa, stride_a), (sb, stride_b)) = (scales(Side::A, &case.a), scales(Side::B, &case.b));
+            let mut d: CudaSlice<u8> = stream.alloc_zeros(expected.len()).unwrap();
+            let workspace: CudaSlice<u8> = stream.alloc_zeros(plan.workspace_bytes().max(1)).unwrap();
+            let at = |pointer, stride| DeviceMatrix { pointer, stride };
+            let operands = Operands {
+                a: at(a.device_ptr(&stream).0, problem.k),
+                b: at(b.device_ptr(&stream).0, problem.k),
+                scale_a: at(sa.device_ptr(&stream).0, stride_a),
+                scale_b: at(sb.device_ptr(&stream).0, stride_b),
+                c: c.as_ref().map(|c| at(c.device_ptr(&stream).0, problem.n)),
+                d: at(d.device_ptr(&stream).0, problem.n),
+            };
+            let prepared = plan.prepare_with_workspace(&operands, workspace.device_ptr(&stream).0).unwrap();
+            for time in 1..=launches {
+                stream.memset_zeros(&mut d).unwrap();
+                // SAFETY: the slices have the problem's shapes without padding, and live until the download
+                // below, which waits for the launch on the same stream.
+                unsafe { prepared.launch_with(&stream, LaunchOptions::default()) }.unwrap();
+                if stream.clone_dtoh(&d).unwrap() != expected {
+                    return Some(Found::new("many tiles", format!("{text}, launch {time}, `{config}`")));
+                }
+            }
+        }
+    }
+    None
+}
+
+/// The elements as they lie in memory.
+fn bytes(x: &Matrix) -> Vec<u8> {
+    match x {
+        Matrix::Bf16(x) => x.iter().flat_map(|x| x.to_ne_bytes()).collect(),
+        Matrix::F16(x) => x.iter().flat_map(|x| x.to_ne_bytes()).collect(),
+        Matrix::F32(x) => x.iter().flat_map(|x| x.to_ne_bytes()).collect(),
+    }
+}
+
+/// Whether the machine code of a mutant lacks what it should have.
+fn in_machine_code(
+    gpu: &HopperSubject,
+    tool: &Disassembler,
+    mutant: KernelMutant,
+    missing: &'static str,
+) -> Option<Found> {
+    let config = catalog::cover().into_iter().find(|config| mutant.applies(config))?;
+    let source = mutant.source(&config)?;
+    let unit = Unit { source: &source, kernel: KERNEL, configuration: mutant.name(), options: &BASE_OPTIONS };
+    let checked = compile_checked(gpu.compiler().nvrtc().unwrap(), &unit).unwrap();
+    let summary = Listing::parse(&tool.disassemble(&checked.compiled.cubin).unwrap()).unwrap().summary();
+    let fault = summary.faults(&config).into_iter().find(|fault| fault.what == missing)?;
+    Some(Found::new("machine code", fault.to_string()))
 }
 
 /// D += A B^T twenty times, each launch allowed to start before the one before has ended.
@@ -174,7 +358,7 @@ fn chain_is_right(gpu: &HopperSubject, mutant: Option<KernelMutant>) -> bool {
 /// several configurations, with stream-K and shared operands among them. Needs no GPU.
 #[test]
 fn cases_reach_the_kernels_paths() {
-    let generator = Generator::new(1, Menu::gpu(), Only::default());
+    let generator = Generator::new(1, Menu { empty: false, ..Menu::gpu() }, Only::default());
     let mut names = BTreeMap::<&str, usize>::new();
     for index in 0..150 {
         let Case { problem, .. } = generator.case(index).unwrap();

@@ -115,9 +115,9 @@ mod tests {
     #[ignore = "needs NVRTC"]
     fn what_is_prepared_is_in_the_cache() {
         let problem: Problem = "64x64x64 a=e4m3:tensor b=e4m3:tensor d=f32".parse().unwrap();
-        for mutant in [None, Some(KernelMutant::BetaIgnored), Some(KernelMutant::StepTwice)] {
+        for mutant in [None, Some(KernelMutant::StepTwice)] {
             let kernels = kernels(mutant);
-            let Ok(candidates) = kernels.candidates(&problem) else { continue };
+            let candidates = kernels.candidates(&problem).unwrap_or_default();
             let last = candidates.len() - 1;
             let source = match mutant {
                 None => candidates[last].source(),

@@ -11,6 +11,7 @@ use super::{EngineArgs, Setup, case_file, engine};
 use crate::commands::{DIFFERENT, SUCCESS, bad, good, print};
 use crate::engine::Progress;
 use crate::error::{CliError, InFile};
+use crate::files::FileError;
 use crate::text::{count, grouped, table};
 
 #[derive(Debug, Args)]
@@ -96,6 +97,9 @@ pub(super) fn run(args: &ReplayArgs, json: bool) -> Result<u8, CliError> {
 fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
     let mut files = Vec::new();
     for path in paths {
+        if !path.exists() {
+            return Err(CliError::file(path, FileError::NotFound));
+        }
         if !path.is_dir() {
             files.push(path.clone());
             continue;

@@ -321,12 +321,14 @@ mod tests {
         let size = |p: &Problem| p.m * p.n * p.k;
         let kernels = Generator::new(1, Menu::kernels(), Only::default());
         assert!((0..200).all(|index| size(&kernels.case(index).unwrap().problem) > 0));
-        let twin = Generator::new(1, Menu::twin(), asked);
-        let problems: Vec<Problem> = (0..60).map(|index| twin.case(index).unwrap().problem).collect();
-        assert!(problems.iter().all(|p| size(p) == 0));
-        assert!(problems.iter().any(|p| p.m == 0 && p.n * p.k > 0));
-        assert!(problems.iter().any(|p| p.n == 0 && p.m * p.k > 0));
-        assert!(problems.iter().any(|p| p.k == 0 && p.m * p.n > 0 && p.epilogue.reads_c()));
+        for menu in [Menu::twin(), Menu::gpu()] {
+            let generator = Generator::new(1, menu, asked.clone());
+            let problems: Vec<Problem> = (0..60).map(|index| generator.case(index).unwrap().problem).collect();
+            assert!(problems.iter().all(|p| size(p) == 0));
+            assert!(problems.iter().any(|p| p.m == 0 && p.n * p.k > 0));
+            assert!(problems.iter().any(|p| p.n == 0 && p.m * p.k > 0));
+            assert!(problems.iter().any(|p| p.k == 0 && p.m * p.n > 0 && p.epilogue.reads_c()));
+        }
     }
 
     /// Breaks if a menu from which nothing can be made is a panic, or is filled with something else.

@@ -88,7 +88,7 @@ fn by_cases(gpu: &HopperSubject, mutant: KernelMutant) -> Option<Found> {
 fn by_many_tiles(gpu: &HopperSubject, mutant: KernelMutant) -> Option<Found> {
     // For those that write beyond D there is no room here.
     mutant.missing_instruction()?;
-    many_tiles(gpu, Some(mutant), 40).map(|on| Found::new("many tiles", on))
+    many_tiles(gpu, Some(mutant), 20).map(|on| Found::new("many tiles", on))
 }
 
 /// Whether the machine code of a mutant lacks what it should have.

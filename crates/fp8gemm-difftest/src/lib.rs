@@ -47,6 +47,7 @@ pub mod fit;
 mod generate;
 #[cfg(feature = "hopper")]
 pub mod instruction;
+mod maker;
 mod memory;
 pub mod mutants;
 mod property;
@@ -56,13 +57,13 @@ mod run;
 mod shrink;
 mod subject;
 
-pub use ahead::{Prepare, Times};
 pub use case::{Case, Origin};
 pub use check::{Fault, Specials, check, compute};
 pub use coverage::Coverage;
 pub use error::DifftestError;
 pub use finding::Finding;
 pub use generate::{Generator, Menu};
+pub use maker::{Prepare, Times};
 pub use memory::{Alignment, Buffer, Buffers};
 pub use property::Property;
 pub use regime::{DataRegime, Only, ScaleRegime, ShapeRegime};

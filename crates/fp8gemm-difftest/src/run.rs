@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use fp8gemm_problem::Problem;
 use fp8gemm_sim::Path;
 
-use crate::ahead::{Ahead, Made, Maker, Predicted, turn};
+use crate::ahead::Ahead;
 use crate::check::{Fault, check};
 use crate::coverage::Coverage;
+use crate::maker::{Made, Maker, Predicted, turn};
 use crate::{Alignment, Buffers, Case, DifftestError, Effort, Finding, Generator, Property, Subject, Times};
 
 /// How long a run is and what it rests on.

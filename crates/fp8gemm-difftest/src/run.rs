@@ -36,11 +36,12 @@ pub struct Options<'a> {
 }
 
 impl Options<'_> {
-    /// So many cases against the specification, with properties, on all cores.
+    /// So many cases against the specification, with properties; a thread makes cases for each core but one,
+    /// at most 32.
     pub fn cases(cases: u64) -> Self {
         let (properties, effort) = (true, Effort::default());
         // One core is for the subjects.
-        let jobs = thread::available_parallelism().map_or(1, NonZeroUsize::get).saturating_sub(1).max(1);
+        let jobs = thread::available_parallelism().map_or(1, NonZeroUsize::get).saturating_sub(1).clamp(1, 32);
         Self { cases, time: None, oracle: Path::Generic, properties, effort, stop: None, jobs }
     }
 }

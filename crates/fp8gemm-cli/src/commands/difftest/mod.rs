@@ -156,7 +156,7 @@ struct RunArgs {
     #[arg(long, value_name = "DIR", default_value = ".")]
     out: PathBuf,
     /// Threads that make cases ahead of their turn: data, the twin's results, compiled kernels. Changes
-    /// nothing but the time [default: one for each core but one]
+    /// nothing but the time [default: one for each core but one, at most 32]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(..=1024))]
     jobs: Option<u16>,
 }

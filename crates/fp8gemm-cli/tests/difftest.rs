@@ -23,13 +23,19 @@ fn without_times(mut document: Value) -> Value {
 #[test]
 fn two_runs_with_one_seed_agree() {
     let folder = folder();
-    let run = |seed: &str| {
-        let run = without_gpu(folder.path(), &["difftest", "--cases", "60", "--seed", seed, "--json"]);
+    let run_with = |seed: &str, jobs: &[&str]| {
+        let arguments = [&["difftest", "--cases", "60", "--seed", seed, "--json"], jobs].concat();
+        let run = without_gpu(folder.path(), &arguments);
         assert!(run.stderr.contains("engine auto compares the twin's SIMD paths"), "{}", run.stderr);
         without_times(run.json(0))
     };
+    let run = |seed: &str| run_with(seed, &[]);
     let (x, y) = (run("3"), run("3"));
     assert_eq!(x, y);
+    // However many threads make the cases.
+    for jobs in ["0", "1", "5"] {
+        assert_eq!(run_with("3", &["--jobs", jobs]), x, "{jobs} threads");
+    }
     assert_eq!((&x["engine"], &x["equal"], &x["cases"]), (&"twin".into(), &true.into(), &60.into()));
     assert!(x["outputs"].as_u64().unwrap() > 100_000, "{x}");
     assert_ne!(x["outputs"], run("4")["outputs"]);
@@ -77,6 +83,11 @@ fn bad_use_is_refused() {
     let whole = vectors().join("deepgemm_1d2d_n0.safetensors");
     refused(&["fit", whole.to_str().unwrap()], &["e4m3_e4m3_f32.d"]);
     refused(&["write", "new", "--only", "shape-empty"], &["shape-empty", "from 1"]);
+    refused(&["replay", "nowhere.safetensors"], &["nowhere.safetensors", "no such file"]);
+    refused(&["replay", "empty", "--engine", "twin"], &["empty", "holds no case"]);
+    refused(&["replay", whole.to_str().unwrap(), "--engine", "twin"], &["deepgemm_1d2d_n0", "no case of difftest"]);
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fp8gemm-difftest/regressions");
+    refused(&["replay", kept.to_str().unwrap(), "--engine", "twin", "--device", "1"], &["--device 1"]);
     for arguments in [
         ["--seed", "x"],
         ["--seed", "-1"],
@@ -84,6 +95,8 @@ fn bad_use_is_refused() {
         ["--time", "soon"],
         ["--time", "0"],
         ["--policy", "promote100"],
+        ["--jobs", "-1"],
+        ["--jobs", "5000"],
     ] {
         let run = without_gpu(folder.path(), &["difftest", arguments[0], arguments[1]]);
         assert_eq!((run.code, run.stdout.as_str()), (2, ""), "{}", run.stderr);
@@ -95,13 +108,22 @@ fn bad_use_is_refused() {
         (&["--policy", "chain", "--engine", "twin"], "--policy"),
         (&["--policy", "chain"], "--external"),
         (&["--device", "0", "--external", "./text.so"], "--device"),
+        (&["--engine", "twin", "--external", "./text.so"], "--engine"),
+        (&["cublaslt", "--record-all"], "--record"),
+        (&["replay"], "FILE|DIR"),
     ] {
         let run = without_gpu(folder.path(), &[&["difftest"], arguments].concat());
         assert_eq!((run.code, run.stdout.as_str(), run.stderr.lines().count()), (2, "", 1), "{}", run.stderr);
         assert!(run.stderr.contains(word), "{}", run.stderr);
     }
-    let run = without_gpu(folder.path(), &["difftest", "--engine", "hopper"]);
-    run.refused(3, &["engine hopper"]);
+    for (arguments, lacks) in [
+        (vec!["--engine", "hopper"], "engine hopper"),
+        (vec!["replay", kept.to_str().unwrap(), "--engine", "hopper"], "engine hopper"),
+        (vec!["instructions"], "engine hopper"),
+        (vec!["cublaslt"], "engine cuBLASLt"),
+    ] {
+        without_gpu(folder.path(), &[&["difftest"], arguments.as_slice()].concat()).refused(3, &[lacks]);
+    }
     assert!(!folder.path().join("new").exists());
 }
 
@@ -311,27 +333,120 @@ fn an_interrupted_run_reports() {
     assert!(report["cases"].as_u64().unwrap() > 0);
 }
 
+/// Breaks if a kept case is not run again, on every path of the twin, or if one that has become wrong, or
+/// whose file was changed, passes.
+#[test]
+fn kept_cases_are_replayed() {
+    let root = folder();
+    let arguments = ["difftest", "mutants", "--name", "ignored", "--cases", "200", "--out", "kept", "--json"];
+    let found = fp8gemm(root.path(), &arguments).json(0);
+    let files = names(&root.path().join("kept"));
+    assert_eq!(files.len(), found["mutants"].as_array().unwrap().len());
+    let replay = |path: &str| fp8gemm(root.path(), &["difftest", "replay", path, "--engine", "twin", "--json"]);
+    let report = replay("kept").json(0);
+    assert_eq!((&report["equal"], report["files"].as_array().unwrap().len()), (&true.into(), files.len()));
+    let paths = report["subjects"].as_array().unwrap().len();
+    assert!(report["files"].as_array().unwrap().iter().all(|file| file["runs"] == paths), "{report}");
+    // What `write` makes has no D; the twin's is made anew.
+    let written = ["difftest", "write", "p", "--cases", "5", "--only", "shape-small,scale-nonfinite"];
+    assert_eq!(fp8gemm(root.path(), &written).code, 0);
+    assert_eq!(replay("p").json(0)["files"].as_array().unwrap().len(), 5);
+    // One bit of what the twin gave then, and one of an operand: the twin's D is no longer the file's.
+    let file = root.path().join("kept").join(&files[0]);
+    let right = fs::read(&file).unwrap();
+    for name in ["expected", "a"] {
+        let mut bytes = right.clone();
+        let at = common::offset(&bytes, name);
+        bytes[at] ^= if name == "a" { 0x40 } else { 1 };
+        fs::write(root.path().join("changed.safetensors"), &bytes).unwrap();
+        let report = replay("changed.safetensors").json(1);
+        assert!(report["files"][0]["fault"].as_str().unwrap().contains("`expected`"), "{name}: {report}");
+    }
+    // Metadata of another problem.
+    let text = String::from_utf8_lossy(&right).into_owned();
+    let start = text.find("regimes").unwrap();
+    let mut bytes = right.clone();
+    let at = right.windows(6).position(|window| window == b"shape-").unwrap();
+    assert!(at > start);
+    bytes[at] = b'x';
+    fs::write(root.path().join("changed.safetensors"), bytes).unwrap();
+    replay("changed.safetensors").refused(2, &["changed.safetensors", "regimes"]);
+}
+
+/// The C libraries of fp8gemm-difftest.
+#[cfg(unix)]
+fn examples() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fp8gemm-difftest/examples/external")
+}
+
+/// Compiles a library into this folder; says so where there is no C compiler.
+#[cfg(unix)]
+fn library(folder: &Path, name: &str, source: &Path) -> bool {
+    let built = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
+        .args(["-O2", "-ffp-contract=off", "-fPIC", "-shared", "-I"])
+        .arg(examples().join("../../include"))
+        .arg("-I")
+        .arg(examples())
+        .arg(source)
+        .args(["-lm", "-o"])
+        .arg(folder.join(name).with_extension("so"))
+        .status();
+    let Ok(built) = built else {
+        println!("no C compiler here: not tested");
+        return false;
+    };
+    assert!(built.success(), "{name}");
+    true
+}
+
+/// Breaks if a finding is written only when it has been made smaller, or at the end of the run: a run that
+/// is killed would lose it.
+#[cfg(unix)]
+#[test]
+fn a_killed_run_keeps_its_findings() {
+    let root = folder();
+    // So slow that shrinking takes its 20 seconds.
+    let source = "#define _POSIX_C_SOURCE 199309L\n#include <time.h>\n#define fp8gemm_external_gemm quick\n\
+                  #include \"wrong.c\"\n#undef fp8gemm_external_gemm\n\
+                  int32_t fp8gemm_external_gemm(const fp8gemm_gemm *g) {\n\
+                  const struct timespec pause = {0, 100000000}; nanosleep(&pause, 0); return quick(g); }\n";
+    fs::write(root.path().join("slow.c"), source).unwrap();
+    if !library(root.path(), "slow", &root.path().join("slow.c")) {
+        return;
+    }
+    let mut child = Command::new(binary())
+        .args(["difftest", "--external", "./slow.so", "--seed", "1", "--out", "found"])
+        .current_dir(root.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let found = root.path().join("found");
+    let kept = || names(&found).into_iter().find(|name| name.ends_with(".safetensors"));
+    let start = std::time::Instant::now();
+    while !found.exists() || kept().is_none() {
+        assert!(child.try_wait().unwrap().is_none(), "it has ended");
+        assert!(start.elapsed().as_secs() < 60, "nothing was kept");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(child.try_wait().unwrap().is_none(), "it has ended");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let file = found.join(kept().unwrap());
+    // As generated, not yet shrunk, and whole.
+    let report = fp8gemm(root.path(), &["verify", file.to_str().unwrap(), "--engine", "twin", "--json"]).json(1);
+    assert!(report["m"].as_u64().unwrap() > 1, "{report}");
+}
+
 /// Breaks if somebody's wrong library passes, or its case is not kept where `verify` shows it. Needs a C
 /// compiler; says so where there is none.
 #[cfg(unix)]
 #[test]
 fn a_wrong_library_is_caught() {
     let root = folder();
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fp8gemm-difftest");
-    let build = |name: &str| {
-        Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
-            .args(["-O2", "-ffp-contract=off", "-fPIC", "-shared", "-I"])
-            .arg(source.join("include"))
-            .arg(source.join("examples/external").join(name).with_extension("c"))
-            .args(["-lm", "-o"])
-            .arg(root.path().join(name).with_extension("so"))
-            .status()
-    };
-    let Ok(built) = build("reference") else {
-        println!("no C compiler here: not tested");
+    let examples = examples();
+    if !["reference", "wrong"].iter().all(|name| library(root.path(), name, &examples.join(name).with_extension("c"))) {
         return;
-    };
-    assert!(built.success() && build("wrong").unwrap().success());
+    }
     let right = fp8gemm(root.path(), &["difftest", "--external", "./reference.so", "--cases", "30", "--json"]).json(0);
     assert_eq!(right["subjects"][0], "plain C reference");
     let arguments = ["difftest", "--external", "./wrong.so", "--out", "found", "--json"];

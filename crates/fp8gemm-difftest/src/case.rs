@@ -33,6 +33,39 @@ impl Origin {
     }
 }
 
+impl Origin {
+    /// Reads back what [`regimes`](Self::regimes) printed.
+    ///
+    /// # Errors
+    /// [`DifftestError::UnknownRegime`] for anything else.
+    ///
+    /// ```
+    /// use fp8gemm_difftest::{Generator, Menu, Only, Origin};
+    ///
+    /// let origin = Generator::new(7, Menu::twin(), Only::default()).case(3)?.origin;
+    /// assert_eq!(Origin::parse(7, 3, &origin.regimes())?, origin);
+    /// # Ok::<(), fp8gemm_difftest::DifftestError>(())
+    /// ```
+    pub fn parse(seed: u64, index: u64, regimes: &str) -> Result<Self, DifftestError> {
+        fn find<T: Copy>(all: &[T], name: fn(T) -> &'static str, text: Option<&str>) -> Result<T, DifftestError> {
+            let text = text.unwrap_or_default();
+            let unknown = || DifftestError::UnknownRegime { name: text.to_owned() };
+            all.iter().copied().find(|one| name(*one) == text).ok_or_else(unknown)
+        }
+        let mut parts = regimes.split(", ");
+        let shape = find(ShapeRegime::ALL, ShapeRegime::name, parts.next())?;
+        let data = find(DataRegime::ALL, DataRegime::name, parts.next())?;
+        let mut scales = |side: &str| {
+            find(ScaleRegime::ALL, ScaleRegime::name, parts.next().and_then(|part| part.strip_prefix(side)))
+        };
+        let scales = [scales("A ")?, scales("B ")?];
+        match parts.next() {
+            None => Ok(Self { seed, index, shape, data, scales }),
+            Some(more) => Err(DifftestError::UnknownRegime { name: more.to_owned() }),
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "seed {} case {}: {}", self.seed, self.index, self.regimes())

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use fp8gemm_problem::{OperandType, OutputType, Problem};
-use fp8gemm_sim::Matrix;
 
 use crate::check::{Specials, tails};
 use crate::{Case, Generator, Property};
@@ -56,7 +55,7 @@ impl Coverage {
         *self.counts.entry(family).or_default().entry(name.to_string()).or_default() += 1;
     }
 
-    pub(crate) fn case(&mut self, case: &Case, d: &Matrix) {
+    pub(crate) fn case(&mut self, case: &Case, found: Specials) {
         let Problem { a, b, c, d: output, policy, epilogue, .. } = case.problem;
         self.count("shape", case.origin.shape);
         self.count("data", case.origin.data);
@@ -78,7 +77,6 @@ impl Coverage {
         for tail in tails(&case.problem) {
             self.count("tails", tail);
         }
-        let found = Specials::of(d);
         self.specials.nan += found.nan;
         self.specials.infinite += found.infinite;
         self.specials.zero += found.zero;

@@ -53,9 +53,10 @@ impl Menu {
         }
     }
 
-    /// The same in sizes that keep a GPU busy: up to 2^30 multiply-adds.
+    /// The same in sizes that keep a GPU busy, up to 2^30 multiply-adds, and with M, N or K of 0, which
+    /// `gemm_on_gpu` takes.
     pub fn gpu() -> Self {
-        Self { edge: 2600, macs: 1 << 30, ..Self::kernels() }
+        Self { edge: 2600, macs: 1 << 30, empty: true, ..Self::kernels() }
     }
 }
 
@@ -320,12 +321,14 @@ mod tests {
         let size = |p: &Problem| p.m * p.n * p.k;
         let kernels = Generator::new(1, Menu::kernels(), Only::default());
         assert!((0..200).all(|index| size(&kernels.case(index).unwrap().problem) > 0));
-        let twin = Generator::new(1, Menu::twin(), asked);
-        let problems: Vec<Problem> = (0..60).map(|index| twin.case(index).unwrap().problem).collect();
-        assert!(problems.iter().all(|p| size(p) == 0));
-        assert!(problems.iter().any(|p| p.m == 0 && p.n * p.k > 0));
-        assert!(problems.iter().any(|p| p.n == 0 && p.m * p.k > 0));
-        assert!(problems.iter().any(|p| p.k == 0 && p.m * p.n > 0 && p.epilogue.reads_c()));
+        for menu in [Menu::twin(), Menu::gpu()] {
+            let generator = Generator::new(1, menu, asked.clone());
+            let problems: Vec<Problem> = (0..60).map(|index| generator.case(index).unwrap().problem).collect();
+            assert!(problems.iter().all(|p| size(p) == 0));
+            assert!(problems.iter().any(|p| p.m == 0 && p.n * p.k > 0));
+            assert!(problems.iter().any(|p| p.n == 0 && p.m * p.k > 0));
+            assert!(problems.iter().any(|p| p.k == 0 && p.m * p.n > 0 && p.epilogue.reads_c()));
+        }
     }
 
     /// Breaks if a menu from which nothing can be made is a panic, or is filled with something else.

@@ -14,6 +14,8 @@
 //! | [`check()`] | one case: every bit of D, guard bands, inputs unchanged, twice |
 //! | [`Property`] | what must hold between results: row order, batch size, K cut in two, signs, powers of two |
 //! | [`run()`] | many cases, with coverage and findings |
+//! | [`Prepare`] | what a subject can have done for a case before its turn, on other threads |
+//! | [`replay()`] | a kept case on every configuration of a subject |
 //! | [`shrink()`] | from a failing case to a small one |
 //! | [`mutants`] | wrong kernels by which all of this is scored |
 //! | `instruction` (feature `hopper`) | single instructions on a GPU against the model |
@@ -34,19 +36,23 @@
 
 #![deny(unsafe_code)]
 
+mod ahead;
 mod case;
 mod check;
 mod coverage;
 mod data;
 mod error;
+mod finding;
 pub mod fit;
 mod generate;
 #[cfg(feature = "hopper")]
 pub mod instruction;
+mod maker;
 mod memory;
 pub mod mutants;
 mod property;
 mod regime;
+mod replay;
 mod run;
 mod shrink;
 mod subject;
@@ -55,11 +61,14 @@ pub use case::{Case, Origin};
 pub use check::{Fault, Specials, check, compute};
 pub use coverage::Coverage;
 pub use error::DifftestError;
+pub use finding::Finding;
 pub use generate::{Generator, Menu};
+pub use maker::{Prepare, Times};
 pub use memory::{Alignment, Buffer, Buffers};
 pub use property::Property;
 pub use regime::{DataRegime, Only, ScaleRegime, ShapeRegime};
-pub use run::{Finding, Options, Summary, run};
+pub use replay::{Replayed, replay};
+pub use run::{Event, Options, Summary, run};
 pub use shrink::{Effort, shrink};
 #[cfg(feature = "hopper")]
 pub use subject::HopperSubject;

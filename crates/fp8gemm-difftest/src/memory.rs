@@ -103,7 +103,9 @@ impl Buffer {
 
     /// The elements row after row, without what lies between.
     pub fn packed(&self) -> Vec<u8> {
-        (0..self.rows).flat_map(|row| self.row(row)).copied().collect()
+        let mut packed = Vec::with_capacity(self.rows * self.columns * self.size);
+        (0..self.rows).for_each(|row| packed.extend_from_slice(self.row(row)));
+        packed
     }
 
     /// Writes the elements, row after row; what lies between stays.
@@ -263,9 +265,14 @@ impl Buffers {
 
 /// The elements as they lie in memory, row after row.
 pub(crate) fn bytes(x: &MatrixView<'_>) -> Vec<u8> {
+    fn collect<T: Copy, const N: usize>(x: &ArrayView2<'_, T>, bytes: fn(T) -> [u8; N]) -> Vec<u8> {
+        let mut all = Vec::with_capacity(x.len() * N);
+        x.iter().for_each(|x| all.extend_from_slice(&bytes(*x)));
+        all
+    }
     match x {
-        MatrixView::Bf16(x) => x.iter().flat_map(|x| x.to_ne_bytes()).collect(),
-        MatrixView::F16(x) => x.iter().flat_map(|x| x.to_ne_bytes()).collect(),
-        MatrixView::F32(x) => x.iter().flat_map(|x| x.to_ne_bytes()).collect(),
+        MatrixView::Bf16(x) => collect(x, bf16::to_ne_bytes),
+        MatrixView::F16(x) => collect(x, f16::to_ne_bytes),
+        MatrixView::F32(x) => collect(x, f32::to_ne_bytes),
     }
 }

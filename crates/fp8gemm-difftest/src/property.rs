@@ -6,6 +6,7 @@ use fp8gemm_formats::{Fp8Format, ScaledMatrix};
 use fp8gemm_problem::{Epilogue, OutputType, Problem};
 use fp8gemm_sim::{Matrix, Path, compare};
 use half::{bf16, f16};
+use ndarray::Array2;
 
 use crate::check::{Fault, compute};
 use crate::{Case, DifftestError, Subject};
@@ -64,6 +65,52 @@ impl Property {
         }
     }
 
+    /// The property that the case of this number is held to.
+    pub(crate) const fn of_turn(index: u64) -> Self {
+        Self::ALL[(index % Self::ALL.len() as u64) as usize]
+    }
+
+    /// What the subject computes beside the case itself, in order. A C that is a result of the first is 0.
+    fn others(self, case: &Case) -> Result<Vec<Case>, DifftestError> {
+        let m = case.problem.m;
+        Ok(match self {
+            Self::RowPermutation => vec![case.rows(&(0..m).rev().collect::<Vec<_>>())?],
+            Self::BatchInvariance => vec![case.rows(&some_rows(m))?],
+            Self::CutK => {
+                let [first, second] = parts(case)?;
+                let zeros = Matrix::F32(Array2::zeros((m, case.problem.n)));
+                vec![first, adding(&second, zeros)]
+            }
+            Self::Negation => {
+                let c = case.c.as_ref().map(negated);
+                vec![case.with(negated_codes(&case.a)?, case.b.clone(), c)]
+            }
+            Self::PowerOfTwo => {
+                let plain = plain_f32(case);
+                let doubled = case.a.scales().mapv(|scale| 2.0 * scale);
+                let a = ScaledMatrix::new(case.a.ty(), case.a.layout(), case.a.codes().to_owned(), doubled)?;
+                let b = plain.b.clone();
+                let other = plain.with(a, b, None);
+                vec![plain, other]
+            }
+            Self::Configurations => Vec::new(),
+        })
+    }
+
+    /// The problems that a subject is asked for, and in which way (modulo the ways that it has for them):
+    /// what can be prepared before [`check`](Self::check).
+    pub(crate) fn runs(
+        self,
+        case: &Case,
+        configuration: usize,
+        configurations: usize,
+    ) -> Result<Vec<(Problem, usize)>, DifftestError> {
+        if self == Self::Configurations {
+            return Ok(other_ways(configuration, configurations).map(|other| (case.problem, other)).collect());
+        }
+        Ok(self.others(case)?.iter().map(|other| (other.problem, configuration)).collect())
+    }
+
     /// Holds the subject to it, given its own D of the case. `Ok(None)`: it holds.
     ///
     /// # Errors
@@ -80,39 +127,26 @@ impl Property {
             let count = subject.configurations(&case.problem)?.len().max(1);
             compute(subject, case, configuration % count)
         };
-        let m = case.problem.m;
-        let (expected, actual) = match self {
-            Self::RowPermutation => {
-                let reversed: Vec<usize> = (0..m).rev().collect();
-                (d.view().gather_rows(&reversed), results(&case.rows(&reversed)?)?)
+        let others = self.others(case)?;
+        let (expected, actual) = match (self, others.as_slice()) {
+            (Self::RowPermutation, [reversed]) => {
+                let rows: Vec<usize> = (0..case.problem.m).rev().collect();
+                (d.view().gather_rows(&rows), results(reversed)?)
             }
-            Self::BatchInvariance => {
-                let some: Vec<usize> = (0..m).step_by(m.div_ceil(3).max(2)).collect();
-                (d.view().gather_rows(&some), results(&case.rows(&some)?)?)
+            (Self::BatchInvariance, [some]) => (d.view().gather_rows(&some_rows(case.problem.m)), results(some)?),
+            (Self::CutK, [first, second]) => {
+                let twin = adding(second, first.twin(Path::best())?).twin(Path::best())?;
+                let sum = results(first)?;
+                (twin, results(&adding(second, sum))?)
             }
-            Self::CutK => {
-                let [first, second] = parts(case)?;
-                let twin = adding(&second, first.twin(Path::best())?).twin(Path::best())?;
-                let sum = results(&first)?;
-                (twin, results(&adding(&second, sum))?)
+            (Self::Negation, [other]) => (unsigned_zeros(d), unsigned_zeros(&negated(&results(other)?))),
+            (Self::PowerOfTwo, [plain, doubled]) => {
+                let expected = results(plain)?.to_f32().mapv(|x| 2.0 * x);
+                (Matrix::from_f32(expected, OutputType::F32), results(doubled)?)
             }
-            Self::Negation => {
-                let c = case.c.as_ref().map(negated);
-                let other = case.with(negated_codes(&case.a)?, case.b.clone(), c);
-                let there = negated(&results(&other)?);
-                (unsigned_zeros(d), unsigned_zeros(&there))
-            }
-            Self::PowerOfTwo => {
-                let plain = plain_f32(case);
-                let doubled = case.a.scales().mapv(|scale| 2.0 * scale);
-                let a = ScaledMatrix::new(case.a.ty(), case.a.layout(), case.a.codes().to_owned(), doubled)?;
-                let expected = results(&plain)?.to_f32().mapv(|x| 2.0 * x);
-                (Matrix::from_f32(expected, OutputType::F32), results(&plain.with(a, plain.b.clone(), None))?)
-            }
-            Self::Configurations => {
-                const MOST: usize = 4;
+            _ => {
                 let count = subject.configurations(&case.problem)?.len();
-                for other in (0..count).filter(|other| *other != configuration).take(MOST) {
+                for other in other_ways(configuration, count) {
                     let there = compute(subject, case, other)?;
                     if let Some(fault) = self.fault(d, &there)? {
                         return Ok(Some(fault));
@@ -137,6 +171,17 @@ impl fmt::Display for Property {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
+}
+
+/// The rows that are computed alone.
+fn some_rows(m: usize) -> Vec<usize> {
+    (0..m).step_by(m.div_ceil(3).max(2)).collect()
+}
+
+/// The other ways of computing that one is compared with: not all, each may have to be compiled.
+fn other_ways(configuration: usize, configurations: usize) -> impl Iterator<Item = usize> {
+    const MOST: usize = 4;
+    (0..configurations).filter(move |other| *other != configuration).take(MOST)
 }
 
 /// The product alone, in f32.

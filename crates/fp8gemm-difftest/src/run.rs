@@ -1,13 +1,18 @@
 //! A whole run: cases in order, subjects on each, what was found and what was covered.
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use fp8gemm_sim::{Matrix, Path};
+use fp8gemm_problem::Problem;
+use fp8gemm_sim::Path;
 
-use crate::check::{Fault, check, compute};
+use crate::ahead::Ahead;
+use crate::check::{Fault, check};
 use crate::coverage::Coverage;
-use crate::{Case, DifftestError, Effort, Generator, Origin, Property, Subject, shrink};
+use crate::maker::{Made, Maker, Predicted, turn};
+use crate::{Alignment, Buffers, Case, DifftestError, Effort, Finding, Generator, Property, Subject, Times};
 
 /// How long a run is and what it rests on.
 #[derive(Clone, Debug)]
@@ -25,35 +30,32 @@ pub struct Options<'a> {
     pub effort: Effort,
     /// Ends the run between two cases once it is true.
     pub stop: Option<&'a AtomicBool>,
+    /// Threads that make cases ahead of their turn, beside the one that runs subjects; with 0 it makes each
+    /// itself. Changes nothing but the time (and the memory: up to two cases wait for each thread).
+    pub jobs: usize,
 }
 
 impl Options<'_> {
-    /// So many cases against the specification, with properties.
+    /// So many cases against the specification, with properties; a thread makes cases for each core but one,
+    /// at most 32.
     pub fn cases(cases: u64) -> Self {
-        Self { cases, time: None, oracle: Path::Generic, properties: true, effort: Effort::default(), stop: None }
+        let (properties, effort) = (true, Effort::default());
+        // One core is for the subjects.
+        let jobs = thread::available_parallelism().map_or(1, NonZeroUsize::get).saturating_sub(1).clamp(1, 32);
+        Self { cases, time: None, oracle: Path::Generic, properties, effort, stop: None, jobs }
     }
 }
 
-/// A subject that is wrong.
-#[derive(Clone, Debug)]
+/// What happens in a run, as it happens.
+#[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub struct Finding {
-    /// The subject.
-    pub subject: String,
-    /// The way in which it computed.
-    pub configuration: String,
-    /// The problem as generated, and where it came from.
-    pub problem: fp8gemm_problem::Problem,
-    /// Seed, number and regimes.
-    pub origin: Origin,
-    /// What was wrong with it.
-    pub fault: Fault,
-    /// The smallest case that was found to fail.
-    pub case: Case,
-    /// What is wrong with that one.
-    pub shrunk: Fault,
-    /// Cases tried while shrinking.
-    pub tries: usize,
+pub enum Event<'a> {
+    /// So many cases are done.
+    Done(u64),
+    /// A subject is wrong; the case is as it was generated.
+    Found(&'a Finding),
+    /// The same finding, with its case made smaller.
+    Shrunk(&'a Finding),
 }
 
 /// What a run found.
@@ -84,9 +86,11 @@ pub struct Summary {
     pub timed_out: bool,
     /// How long it took.
     pub time: Duration,
+    /// Where that time went.
+    pub times: Times,
 }
 
-/// Runs the generator's cases on all subjects; `done` is called with the number of each finished case.
+/// Runs the generator's cases on all subjects; `tell` hears of each finished case and each finding at once.
 ///
 /// # Errors
 /// [`DifftestError::Generate`], [`DifftestError::Sim`]: a case that cannot be made or predicted.
@@ -94,95 +98,156 @@ pub fn run(
     generator: &Generator,
     subjects: &mut [Box<dyn Subject>],
     options: &Options<'_>,
-    done: &mut dyn FnMut(u64),
+    tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Summary, DifftestError> {
     let start = Instant::now();
-    let mut summary = Summary {
-        cases: 0,
-        passed_over: 0,
-        rule: None,
-        checks: 0,
-        outputs: 0,
-        properties: 0,
-        subjects: subjects.iter().map(|subject| subject.name()).collect(),
-        coverage: Coverage::expecting(generator),
-        findings: Vec::new(),
-        interrupted: false,
-        timed_out: false,
-        time: Duration::ZERO,
+    let (oracle, properties) = (options.oracle, options.properties);
+    let preparers = subjects.iter().map(|subject| subject.preparer()).collect();
+    let maker = Maker { generator, oracle, properties, preparers };
+    let mut run = Run {
+        options,
+        wrong: vec![false; subjects.len()],
+        summary: Summary {
+            cases: 0,
+            passed_over: 0,
+            rule: None,
+            checks: 0,
+            outputs: 0,
+            properties: 0,
+            subjects: subjects.iter().map(|subject| subject.name()).collect(),
+            coverage: Coverage::expecting(generator),
+            findings: Vec::new(),
+            interrupted: false,
+            timed_out: false,
+            time: Duration::ZERO,
+            times: Times::default(),
+        },
+        tell,
     };
-    let mut wrong = vec![false; subjects.len()];
-    for index in 0..options.cases {
-        summary.interrupted = options.stop.is_some_and(|stop| stop.load(Ordering::Relaxed));
-        summary.timed_out = index > 0 && options.time.is_some_and(|time| start.elapsed() >= time);
-        if summary.interrupted || summary.timed_out || wrong.iter().all(|wrong| *wrong) {
-            break;
+    Ahead::run(&maker, options.cases, options.jobs, |ahead| {
+        for index in 0..options.cases {
+            run.summary.interrupted = options.stop.is_some_and(|stop| stop.load(Ordering::Relaxed));
+            run.summary.timed_out = index > 0 && options.time.is_some_and(|time| start.elapsed() >= time);
+            if run.summary.interrupted || run.summary.timed_out || run.wrong.iter().all(|wrong| *wrong) {
+                break;
+            }
+            run.case(ahead.take(index)?, subjects)?;
+            (run.tell)(Event::Done(index + 1));
         }
-        let case = generator.case(index)?;
+        Ok::<(), DifftestError>(())
+    })?;
+    run.summary.time = start.elapsed();
+    Ok(run.summary)
+}
+
+/// A run so far.
+struct Run<'a, 'b> {
+    options: &'a Options<'b>,
+    /// Subjects that are not asked again.
+    wrong: Vec<bool>,
+    summary: Summary,
+    tell: &'a mut dyn for<'e> FnMut(Event<'e>),
+}
+
+/// What a subject did with a case.
+struct Outcome {
+    configuration: usize,
+    name: String,
+    fault: Option<Fault>,
+}
+
+impl Run<'_, '_> {
+    /// One case on every subject that is not known to be wrong.
+    fn case(&mut self, made: Made, subjects: &mut [Box<dyn Subject>]) -> Result<(), DifftestError> {
+        let Made { case, mut twin, times } = made;
+        self.summary.times.add(times);
         // A library that crashes takes this process with it: its last case is then in the log.
         tracing::debug!(%case, "case");
-        let mut expected: Option<Matrix> = None;
-        let mut computed: Option<Matrix> = None;
-        let mut rule = None;
-        for (subject, wrong) in subjects.iter_mut().zip(&mut wrong).filter(|(_, wrong)| !**wrong) {
-            let mut name = String::new();
-            let (mut configuration, mut several) = (0, false);
-            let outcome = subject.configurations(&case.problem).and_then(|mut configurations| {
-                several = configurations.len() > 1;
-                // All have their turn, and not always with the same property.
-                let turn = index.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33;
-                configuration = (turn % configurations.len().max(1) as u64) as usize;
-                if configuration < configurations.len() {
-                    name = configurations.swap_remove(configuration);
-                }
-                let d = match &expected {
-                    Some(d) => d,
-                    None => expected.insert(case.twin(options.oracle)?),
-                };
-                Ok((check(subject.as_mut(), &case, d, configuration)?, d.clone()))
-            });
-            let fault = match outcome {
-                Err(error) => passed_over(error, &mut rule),
-                Ok((fault, d)) => {
-                    summary.checks += 1;
-                    summary.outputs += 2 * d.dim().0 as u64 * d.dim().1 as u64;
-                    computed.get_or_insert(d.clone());
-                    summary.coverage.count("configuration", &name);
-                    let property = Property::ALL[(index % Property::ALL.len() as u64) as usize];
-                    let applies = property.applies(&case) && (several || property != Property::Configurations);
-                    if fault.is_none() && options.properties && applies {
-                        match property.check(subject.as_mut(), &case, &d, configuration) {
-                            Ok(fault) => {
-                                summary.properties += 1;
-                                summary.coverage.count("property", property);
-                                fault
-                            }
-                            // The property's own problem may be one that the subject does not compute: then
-                            // nothing was checked, and the case itself was not passed over.
-                            Err(error) => passed_over(error, &mut None),
-                        }
-                    } else {
-                        fault
-                    }
-                }
-            };
-            if let Some(fault) = fault {
-                tracing::info!(%case, configuration = name, %fault, "difference");
-                *wrong = true;
-                summary.findings.push(shrunk(subject.as_mut(), case.clone(), configuration, name, fault, options));
+        let (mut computed, mut rule) = (false, None);
+        for (number, subject) in subjects.iter_mut().enumerate() {
+            if self.wrong[number] {
+                continue;
             }
+            let mut subject = Timed { subject: subject.as_mut(), time: Duration::ZERO };
+            let outcome = match self.outcome(&mut subject, &case, &mut twin) {
+                Ok(outcome) => {
+                    computed = true;
+                    Some(outcome)
+                }
+                // The case's own, not the subject's.
+                Err(error @ DifftestError::Sim(_)) => return Err(error),
+                Err(error) => passed_over(error, &mut rule).map(|fault| Outcome {
+                    configuration: 0,
+                    name: subject.name(),
+                    fault: Some(fault),
+                }),
+            };
+            if let Some(Outcome { configuration, name, fault: Some(fault) }) = outcome {
+                tracing::info!(%case, configuration = name, %fault, "difference");
+                self.wrong[number] = true;
+                let finding = Finding::new(subject.name(), name, case.clone(), fault);
+                (self.tell)(Event::Found(&finding));
+                let finding = finding.shrunk(&mut subject, configuration, self.options);
+                (self.tell)(Event::Shrunk(&finding));
+                self.summary.findings.push(finding);
+            }
+            self.summary.times.subjects += subject.time;
         }
-        if let Some(d) = &computed {
-            summary.cases += 1;
-            summary.coverage.case(&case, d);
+        if let Some(Predicted { specials, .. }) = twin.filter(|_| computed) {
+            self.summary.cases += 1;
+            self.summary.coverage.case(&case, specials);
         } else {
-            summary.passed_over += 1;
-            summary.rule = summary.rule.or(rule);
+            self.summary.passed_over += 1;
+            self.summary.rule = self.summary.rule.take().or(rule);
         }
-        done(index + 1);
+        Ok(())
     }
-    summary.time = start.elapsed();
-    Ok(summary)
+
+    /// One case on one subject.
+    fn outcome(
+        &mut self,
+        subject: &mut dyn Subject,
+        case: &Case,
+        twin: &mut Option<Predicted>,
+    ) -> Result<Outcome, DifftestError> {
+        let mut configurations = subject.configurations(&case.problem)?;
+        let several = configurations.len() > 1;
+        let index = case.origin.index;
+        let configuration = turn(index, configurations.len());
+        let name = if configuration < configurations.len() {
+            configurations.swap_remove(configuration)
+        } else {
+            String::new()
+        };
+        let d = match twin {
+            Some(predicted) => &predicted.d,
+            None => &twin.insert(Predicted::new(case.twin(self.options.oracle)?)).d,
+        };
+        let outcome = |fault| Outcome { configuration, name: name.clone(), fault };
+        let fault = match check(subject, case, d, configuration) {
+            Err(error @ (DifftestError::Unsupported { .. } | DifftestError::Sim(_))) => return Err(error),
+            Err(error) => return Ok(outcome(Some(Fault::Failed { reason: error.to_string() }))),
+            Ok(fault) => fault,
+        };
+        self.summary.checks += 1;
+        self.summary.outputs += 2 * d.dim().0 as u64 * d.dim().1 as u64;
+        self.summary.coverage.count("configuration", &name);
+        let property = Property::of_turn(index);
+        let applies = property.applies(case) && (several || property != Property::Configurations);
+        if fault.is_some() || !self.options.properties || !applies {
+            return Ok(outcome(fault));
+        }
+        match property.check(subject, case, d, configuration) {
+            Ok(fault) => {
+                self.summary.properties += 1;
+                self.summary.coverage.count("property", property);
+                Ok(outcome(fault))
+            }
+            // The property's own problem may be one that the subject does not compute: then nothing was
+            // checked, and the case itself was not passed over.
+            Err(error) => Ok(outcome(passed_over(error, &mut None))),
+        }
+    }
 }
 
 /// Remembers why a subject does not compute a case; anything else is a fault of the subject.
@@ -196,71 +261,29 @@ fn passed_over(error: DifftestError, because: &mut Option<String>) -> Option<Fau
     }
 }
 
-/// The finding, with its case made as small as it goes.
-fn shrunk(
-    subject: &mut dyn Subject,
-    case: Case,
-    configuration: usize,
-    name: String,
-    fault: Fault,
-    options: &Options<'_>,
-) -> Finding {
-    if let Fault::Failed { .. } = fault {
-        // What makes a subject fail may leave it unusable: the case is kept as it is.
-        let (subject, problem, origin, tries) = (subject.name(), case.problem, case.origin, 0);
-        let (configuration, shrunk) = (name, fault.clone());
-        return Finding { subject, configuration, problem, origin, fault, case, shrunk, tries };
+/// A subject whose runs are timed.
+struct Timed<'a> {
+    subject: &'a mut dyn Subject,
+    time: Duration,
+}
+
+impl Subject for Timed<'_> {
+    fn name(&self) -> String {
+        self.subject.name()
     }
-    // Memory was looked at: where bits alone differ, comparing them is enough, unless they only do so with
-    // C in D's place or in the second run, which plain memory does not have.
-    let plainly = |subject: &mut dyn Subject, case: &Case, configuration: usize, d: &Matrix| -> Option<Fault> {
-        let there = compute(subject, case, configuration).ok()?;
-        let comparison = fp8gemm_sim::compare(&d.view(), &there.view()).ok()?;
-        (!comparison.bits_equal()).then_some(Fault::Bits { comparison, d: there })
-    };
-    let plain = matches!(fault, Fault::Bits { .. })
-        && case.twin(options.oracle).is_ok_and(|d| plainly(subject, &case, configuration, &d).is_some());
-    // The same way of computing where the smaller problem has it, and the same kind of fault.
-    let mut judge = |candidate: &Case| -> Option<Fault> {
-        if options.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
-            return None;
-        }
-        let configurations = subject.configurations(&candidate.problem).ok()?;
-        let configuration = configurations.iter().position(|other| *other == name).unwrap_or(configuration);
-        if configuration >= configurations.len().max(1) {
-            return None;
-        }
-        let d = candidate.twin(options.oracle).ok()?;
-        let found = match &fault {
-            Fault::Property { property, .. } => {
-                if !property.applies(candidate) {
-                    return None;
-                }
-                property.check(subject, candidate, &d, configuration).ok()?
-            }
-            Fault::Bits { .. } if plain => plainly(subject, candidate, configuration, &d),
-            _ => check(subject, candidate, &d, configuration).ok()?,
-        };
-        found.filter(|found| found.kind() == fault.kind())
-    };
-    // What the smallest case showed when it was tried: a race need not show itself again.
-    let mut last = fault.clone();
-    let (small, tries) = shrink(&case, options.effort, |candidate| match judge(candidate) {
-        Some(found) => {
-            last = found;
-            true
-        }
-        None => false,
-    });
-    let subject_name = subject.name();
-    Finding {
-        subject: subject_name,
-        configuration: name,
-        problem: case.problem,
-        origin: case.origin,
-        fault,
-        case: small,
-        shrunk: last,
-        tries,
+
+    fn alignment(&self, problem: &Problem) -> Alignment {
+        self.subject.alignment(problem)
+    }
+
+    fn configurations(&mut self, problem: &Problem) -> Result<Vec<String>, DifftestError> {
+        self.subject.configurations(problem)
+    }
+
+    fn run(&mut self, problem: &Problem, configuration: usize, buffers: &mut Buffers) -> Result<(), DifftestError> {
+        let start = Instant::now();
+        let result = self.subject.run(problem, configuration, buffers);
+        self.time += start.elapsed();
+        result
     }
 }

@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use fp8gemm_difftest::{
-    Buffers, DifftestError, Fault, Generator, Menu, Only, Options, Property, Subject, Summary, TwinPath, check, run,
+    Buffers, DifftestError, Event, Fault, Generator, Menu, Only, Options, Prepare, Property, Subject, Summary,
+    TwinPath, check, run,
 };
 use fp8gemm_problem::{Epilogue, OutputType, Problem};
 use fp8gemm_sim::{Matrix, Path};
@@ -206,8 +209,8 @@ fn runs_can_be_stopped() {
     let mut options = Options::cases(1_000_000);
     options.stop = Some(&STOP);
     let mut subjects: Vec<Box<dyn Subject>> = vec![Box::new(TwinPath::new(Path::best()))];
-    let mut done = |index| {
-        if index == 5 {
+    let mut done = |event: Event<'_>| {
+        if matches!(event, Event::Done(5)) {
             STOP.store(true, Ordering::Relaxed);
         }
     };
@@ -232,4 +235,140 @@ fn simd_paths_are_the_specification() {
     }
     let ordinary = summary.outputs / 2 / 3 - (specials.nan + specials.zero + specials.negative_zero);
     assert!(2 * ordinary > summary.outputs / 6, "most outputs say nothing: {specials:?}");
+}
+
+/// All of a summary but its times.
+fn told(summary: &Summary) -> String {
+    let Summary { cases, passed_over, rule, checks, outputs, properties, coverage, findings, .. } = summary;
+    let findings: Vec<String> = findings
+        .iter()
+        .map(|found| {
+            format!("{} {} {} {} {}", found.configuration, found.problem, found.origin, found.fault, found.shrunk)
+        })
+        .collect();
+    format!("{cases} {passed_over} {rule:?} {checks} {outputs} {properties} {coverage:?} {findings:?}")
+}
+
+/// Breaks if the number of threads that make cases changes anything that a run tells, findings included.
+#[test]
+fn jobs_change_nothing() {
+    let run_with = |jobs: usize, wrong: bool| {
+        let generator = Generator::new(9, Menu::kernels(), Only::default());
+        let mut options = Options::cases(40);
+        options.jobs = jobs;
+        // By tries alone: what time allows differs.
+        options.effort.tries = 60;
+        let mut subjects: Vec<Box<dyn Subject>> = vec![Box::new(TwinPath::new(Path::best()))];
+        if wrong {
+            // Wrong in every problem of more than 100 rows.
+            subjects.push(Box::new(Misbehaving(
+                |_, p: &Problem, buffers: &mut Buffers| {
+                    let at = buffers.d.start();
+                    buffers.d.bytes_mut()[at] ^= u8::from(p.m > 100);
+                },
+                0,
+            )));
+        }
+        let summary = run(&generator, &mut subjects, &options, &mut |_| {}).unwrap();
+        assert_eq!(summary.findings.len(), usize::from(wrong));
+        told(&summary)
+    };
+    for wrong in [false, true] {
+        let alone = run_with(0, wrong);
+        for jobs in [1, 5] {
+            assert_eq!(run_with(jobs, wrong), alone, "{jobs} threads");
+        }
+    }
+}
+
+/// The twin in three ways, of which each must have been prepared before it runs.
+struct Prepared(Arc<Mutex<BTreeSet<(String, usize)>>>, Arc<AtomicU64>);
+
+struct Preparing(Arc<Mutex<BTreeSet<(String, usize)>>>);
+
+impl Prepare for Preparing {
+    fn configurations(&self, problem: &Problem) -> usize {
+        if problem.k > 2000 { 0 } else { 1 + problem.m % 3 }
+    }
+
+    fn prepare(&self, problem: &Problem, configuration: usize) {
+        self.0.lock().unwrap().insert((problem.to_string(), configuration));
+    }
+}
+
+impl Subject for Prepared {
+    fn name(&self) -> String {
+        "prepared".to_owned()
+    }
+
+    fn preparer(&self) -> Option<Arc<dyn Prepare>> {
+        Some(Arc::new(Preparing(self.0.clone())))
+    }
+
+    fn configurations(&mut self, problem: &Problem) -> Result<Vec<String>, DifftestError> {
+        let rule = "K is too long".to_owned();
+        match Preparing(self.0.clone()).configurations(problem) {
+            0 => Err(DifftestError::Unsupported { subject: self.name(), problem: *problem, rule }),
+            count => Ok((0..count).map(|number| format!("way {number}")).collect()),
+        }
+    }
+
+    fn run(&mut self, problem: &Problem, configuration: usize, buffers: &mut Buffers) -> Result<(), DifftestError> {
+        assert!(self.0.lock().unwrap().contains(&(problem.to_string(), configuration)), "{problem}, {configuration}");
+        self.1.fetch_add(1, Ordering::Relaxed);
+        TwinPath::new(Path::best()).run(problem, configuration, buffers)
+    }
+}
+
+/// Breaks if a subject is run in a way that was not prepared: kernels would be compiled one after another
+/// on the thread that runs. Every property's problems are among them.
+#[test]
+fn everything_is_prepared_before_it_runs() {
+    for jobs in [0, 3] {
+        let prepared = Prepared(Arc::default(), Arc::default());
+        let (set, runs) = (prepared.0.clone(), prepared.1.clone());
+        let mut options = Options::cases(120);
+        options.jobs = jobs;
+        let generator = Generator::new(2, Menu::kernels(), Only::default());
+        let summary = run(&generator, &mut [Box::new(prepared)], &options, &mut |_| {}).unwrap();
+        assert!(summary.findings.is_empty(), "{}", summary.findings[0].fault);
+        assert!(summary.passed_over > 5 && summary.cases + summary.passed_over == 120);
+        assert!(Property::ALL.iter().all(|property| summary.coverage.counts["property"][property.name()] > 3));
+        // Nor is much prepared for nothing.
+        let (set, runs) = (set.lock().unwrap().len() as u64, runs.load(Ordering::Relaxed));
+        assert!(set < runs && runs > 300, "{set} prepared, {runs} runs");
+    }
+}
+
+/// Breaks if a finding is told only after it was shrunk, which takes long, or after the run has ended: a run
+/// that is killed would lose it.
+#[test]
+fn findings_are_told_as_they_come() {
+    let generator = Generator::new(0, Menu::twin(), Only::default());
+    let flip = |_: u64, p: &Problem, buffers: &mut Buffers| {
+        let at = buffers.d.start();
+        buffers.d.bytes_mut()[at] ^= u8::from(p.k > 128 && p.m * p.n > 0);
+    };
+    let mut subjects: Vec<Box<dyn Subject>> =
+        vec![Box::new(Misbehaving(flip, 0)), Box::new(TwinPath::new(Path::best()))];
+    let mut told = Vec::new();
+    let mut options = Options::cases(30);
+    options.effort.tries = 60;
+    let summary = run(&generator, &mut subjects, &options, &mut |event| match event {
+        Event::Found(found) => {
+            assert_eq!((found.case.problem, found.tries), (found.problem, 0));
+            told.push(("found", found.origin.index));
+        }
+        Event::Shrunk(found) => {
+            assert!(found.case.problem.macs() < found.problem.macs() && found.tries > 0);
+            told.push(("shrunk", found.origin.index));
+        }
+        Event::Done(done) => told.push(("done", done - 1)),
+        _ => {}
+    })
+    .unwrap();
+    let index = summary.findings[0].origin.index;
+    let at = told.iter().position(|event| *event == ("found", index)).unwrap();
+    assert_eq!(told[at..at + 3], [("found", index), ("shrunk", index), ("done", index)]);
+    assert_eq!(told.last(), Some(&("done", 29)));
 }

@@ -45,11 +45,21 @@ pub enum KernelMutant {
     HandoverUnawaited,
     /// A dependent launch reads before the kernel before it has ended.
     PredecessorUnawaited,
+    /// A staging tile is written again without waiting until TMA has read it.
+    StagingUnawaited,
+    /// Sums are handed to another CTA without the fence before the flag.
+    HandoverUnfenced,
+    /// Of several blocks in flight the second has the first's B.
+    BlockOfStageTwice,
+    /// A stage of several blocks goes back to the producer when the first of them is done.
+    StageReleasedEarly,
+    /// Blocks that are left over at the end of K all have the first one's scale of B.
+    LeftOverScale,
 }
 
 impl KernelMutant {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 22] = [
         Self::ScaleOfTileEdge,
         Self::ScaleOfLowerRows,
         Self::PromotionOutOfOrder,
@@ -67,6 +77,11 @@ impl KernelMutant {
         Self::BetaIgnored,
         Self::HandoverUnawaited,
         Self::PredecessorUnawaited,
+        Self::StagingUnawaited,
+        Self::HandoverUnfenced,
+        Self::BlockOfStageTwice,
+        Self::StageReleasedEarly,
+        Self::LeftOverScale,
     ];
 
     /// Its name: lower case and hyphens.
@@ -89,6 +104,24 @@ impl KernelMutant {
             Self::BetaIgnored => "beta-ignored",
             Self::HandoverUnawaited => "handover-unawaited",
             Self::PredecessorUnawaited => "predecessor-unawaited",
+            Self::StagingUnawaited => "staging-unawaited",
+            Self::HandoverUnfenced => "handover-unfenced",
+            Self::BlockOfStageTwice => "block-of-stage-twice",
+            Self::StageReleasedEarly => "stage-released-early",
+            Self::LeftOverScale => "left-over-scale",
+        }
+    }
+
+    /// The instruction of the machine code that is missing, where what it orders is mostly in order
+    /// anyway, so that no bit need show it: [`sass`](crate::sass) finds these.
+    pub const fn missing_instruction(self) -> Option<&'static str> {
+        match self {
+            Self::MissingFence => Some("FENCE.VIEW.ASYNC"),
+            Self::StagingUnawaited => Some("DEPBAR"),
+            Self::HandoverUnawaited => Some("LDG.STRONG.GPU"),
+            Self::HandoverUnfenced => Some("MEMBAR.ALL.GPU"),
+            Self::PredecessorUnawaited => Some("ACQBULK"),
+            _ => None,
         }
     }
 
@@ -98,12 +131,15 @@ impl KernelMutant {
         match self {
             Self::ScaleOfTileEdge => config.scales == KernelScales::Block1d2d && config.scales_b() > 1,
             Self::ScaleOfLowerRows | Self::PromotionTwice => promotes,
-            Self::MissingFence => config.store == Store::Tma,
+            Self::MissingFence | Self::StagingUnawaited => config.store == Store::Tma,
             Self::TailOfM | Self::TailOfN => config.store == Store::Direct,
             Self::MulticastHalf => config.share != Share::Nothing,
             Self::BetaIgnored => config.c.is_some(),
-            Self::HandoverUnawaited => config.schedule == Schedule::StreamK,
-            Self::ChainNotCleared => config.accumulation != crate::Accumulation::Chain,
+            Self::HandoverUnawaited | Self::HandoverUnfenced => config.schedule == Schedule::StreamK,
+            Self::ChainNotCleared => config.accumulation != crate::Accumulation::Chain && config.in_flight == 1,
+            Self::PromotionOutOfOrder | Self::SwappedStage | Self::ReleasedEarly => config.in_flight == 1,
+            Self::BlockOfStageTwice | Self::StageReleasedEarly => config.in_flight > 1,
+            Self::LeftOverScale => config.in_flight > 1 && promotes,
             _ => true,
         }
     }
@@ -124,14 +160,14 @@ impl KernelMutant {
     /// What stands in the kernel's text, all places of it, and what stands there instead.
     const fn edits(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::ScaleOfTileEdge => &[("(tile.column + i * GROUP_COLUMNS) / 128", "tile.column / 128")],
+            Self::ScaleOfTileEdge => &[(">= row * 128) scale = scales[b][row];", ">= row * 128) scale = scales[b][0];")],
             Self::ScaleOfLowerRows => &[("sa[1] = shared_load(rows + 8 * 4);", "sa[1] = sa[0];")],
             // By whom operands and scales are brought: the math warps do not know.
             Self::PromotionOutOfOrder => &[
-                ("k = block * BLOCK_K;", "k = (block ^ 1) * BLOCK_K;"),
+                ("k = (block + i) * BLOCK_K;", "k = ((block ^ 1) + i) * BLOCK_K;"),
                 ("tile.row, block, full", "tile.row, block ^ 1, full"),
                 ("tile.column, block, full", "tile.column, block ^ 1, full"),
-                ("(i * MAX_K_BLOCKS + block) * 4, __ldg(", "(i * MAX_K_BLOCKS + (block ^ 1)) * 4, __ldg("),
+                ("(i * MAX_K_BLOCKS + first + b * 32) * 4, scale", "(i * MAX_K_BLOCKS + ((first + b * 32) ^ 1)) * 4, scale"),
             ],
             Self::PromotionTwice => &[
                 (
@@ -155,7 +191,7 @@ impl KernelMutant {
             Self::TailOfK => {
                 &[("(arguments.k + BLOCK_K - 1) / BLOCK_K", "(arguments.k < BLOCK_K ? 1 : arguments.k / BLOCK_K)")]
             }
-            Self::TailOfM => &[("row + line < arguments.m", "row + line <= arguments.m")],
+            Self::TailOfM => &[("row + line < end", "row + line <= end")],
             Self::TailOfN => &[("if (at + i >= arguments.n) break;", "if (at + i > arguments.n) break;")],
             Self::MulticastHalf => &[(
                 "u32 row = tile.row + rank % CLUSTER_N * PART_A, column = tile.column + rank % CLUSTER_M * PART_B;",
@@ -164,6 +200,11 @@ impl KernelMutant {
             Self::BetaIgnored => &[("__fmaf_rn(arguments.beta, c", "__fmaf_rn(1.0f, c")],
             Self::HandoverUnawaited => &[("while (!flag_is_up(flag)) {", "while (false) {")],
             Self::PredecessorUnawaited => &[("    grid_wait();\n", "")],
+            Self::StagingUnawaited => &[("        tma_store_wait_read();\n", "")],
+            Self::HandoverUnfenced => &[("        fence_gpu();\n", "")],
+            Self::BlockOfStageTwice => &[("b + (i * BYTES_B + step", "b + ((i == 1 ? 0 : i) * BYTES_B + step")],
+            Self::StageReleasedEarly => &[("if (i + 1 == BLOCKS) done();", "if (i == 0) done();")],
+            Self::LeftOverScale => &[("stage, i, block + i, slot", "stage, i, block, slot")],
         }
     }
 }
@@ -180,8 +221,9 @@ mod tests {
     use crate::catalog;
 
     /// Breaks if the kernel's text has changed under a mutant, so that there is nothing wrong in it any
-    /// more, or if a mutant has no kernel that it applies to. (A missing wait for the tensor cores is
-    /// none of them: the compiler sees it, and puts one in.)
+    /// more, or if a mutant has no kernel that it applies to. (Two are none of them: a missing wait for the
+    /// tensor cores, since the compiler sees it and puts one in, and a missing fence behind the
+    /// initialisation of the barriers, which is no instruction on Hopper: ptxas leaves a `NOP` there.)
     #[test]
     fn every_mutant_is_another_kernel() {
         let mut configs = catalog::cover();

@@ -10,9 +10,11 @@ pub use external::External;
 pub use hopper::HopperSubject;
 pub use twin::TwinPath;
 
+use std::sync::Arc;
+
 use fp8gemm_problem::Problem;
 
-use crate::{Alignment, Buffers, DifftestError};
+use crate::{Alignment, Buffers, DifftestError, Prepare};
 
 /// Something that computes D. The runner lays out memory, looks at every byte of it afterwards, and
 /// compares D with the twin.
@@ -57,6 +59,11 @@ pub trait Subject {
     fn configurations(&mut self, problem: &Problem) -> Result<Vec<String>, DifftestError> {
         let _ = problem;
         Ok(vec![self.name()])
+    }
+
+    /// What can be done for a problem before its turn, on other threads; nothing unless said otherwise.
+    fn preparer(&self) -> Option<Arc<dyn Prepare>> {
+        None
     }
 
     /// Computes D into `buffers.d`, in the way of that number of [`configurations`](Self::configurations).

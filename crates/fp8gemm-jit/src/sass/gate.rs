@@ -69,7 +69,11 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (least, most) = self.expected;
         write!(f, "{} {}, expected {least}", self.found, self.what)?;
-        if least == most { Ok(()) } else { write!(f, " to {most}") }
+        match most {
+            most if least == most => Ok(()),
+            u32::MAX => f.write_str(" or more"),
+            most => write!(f, " to {most}"),
+        }
     }
 }
 
@@ -85,6 +89,9 @@ impl Summary {
         };
         between("UTMALDG", self.utmaldg, expected.utmaldg);
         between("UTMASTG", self.utmastg, expected.utmastg);
+        for (what, found, expected) in self.order.held_against(config) {
+            between(what, found, expected);
+        }
         let mut check = |what, found, expected| between(what, found, (expected, expected));
         check("main loops", self.main_loops.len() as u32, expected.main_loops);
         check("QGMMA", self.qgmma, expected.qgmma);

@@ -11,6 +11,7 @@
 //! | `FFMA` whose three sources lie in one register bank | issues over two cycles instead of one |
 //! | `MEMBAR.ALL` in a main loop | a wrongly scoped `mbarrier.arrive` flushes memory for each block of K |
 //! | `LDL`, `STL` | local memory: an array that is not in registers |
+//! | fences and waits ([`Order`]) | a missing one may not show in the bits for a long time |
 //!
 //! A main loop is an innermost natural loop with a `QGMMA` (`loops.rs`). Registers of even and of odd
 //! number are two banks (Hopper); an operand that the instruction before left in the collector
@@ -19,10 +20,12 @@
 mod gate;
 mod listing;
 mod loops;
+mod order;
 mod tool;
 
 pub use gate::{Expected, Fault, expected};
 pub use listing::{Instruction, Listing};
+pub use order::Order;
 pub use tool::Disassembler;
 
 use serde::Serialize;
@@ -41,6 +44,8 @@ pub struct Summary {
     pub utmastg: u32,
     /// Loads from and stores to local memory.
     pub local: u32,
+    /// Instructions that order memory accesses and kernels.
+    pub order: Order,
     /// Innermost loops with tensor-core instructions.
     pub main_loops: Vec<MainLoop>,
 }
@@ -81,6 +86,7 @@ impl Listing {
             utmaldg: count("UTMALDG"),
             utmastg: count("UTMASTG"),
             local: count("LDL") + count("STL"),
+            order: Order::count(code),
             main_loops: main_loops.iter().map(|body| main_loop(code, body)).collect(),
         }
     }

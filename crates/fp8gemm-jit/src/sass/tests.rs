@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::tests::LARGE;
+use crate::config::{KernelConfig, Schedule, Share};
 
 /// A tile loop around a main loop, whose barrier wait has its slow path behind the end.
 const KERNEL: &str = "\
@@ -40,7 +41,9 @@ fn a_kernel_is_counted() {
     let summary = Listing::parse(KERNEL).unwrap().summary();
     // From the wait to the branch, and the slow path, which is passed once more in the loop.
     let main = MainLoop { instructions: 11, qgmma: 2, ffma: 3, ffma_conflicts: 1, membar_all: 0 };
-    let expected = Summary { instructions: 18, qgmma: 2, utmaldg: 0, utmastg: 1, local: 0, main_loops: vec![main] };
+    let order = Order::default();
+    let expected =
+        Summary { instructions: 18, qgmma: 2, utmaldg: 0, utmastg: 1, local: 0, order, main_loops: vec![main] };
     assert_eq!(summary, expected);
 }
 
@@ -100,8 +103,17 @@ fn wrong_listings_are_errors() {
 fn faults_are_named() {
     // 256x128, three stages: two waves, four instructions each.
     let main = MainLoop { instructions: 900, qgmma: 24, ffma: 384, ffma_conflicts: 0, membar_all: 0 };
-    let good =
-        Summary { instructions: 2000, qgmma: 24, utmaldg: 3, utmastg: 1, local: 0, main_loops: vec![main.clone()] };
+    let order = Order {
+        async_fences: 2,
+        grid_waits: 1,
+        grid_releases: 1,
+        store_groups: 1,
+        store_waits: 1,
+        tensor_waits: 6,
+        ..Order::default()
+    };
+    let main_loops = vec![main.clone()];
+    let good = Summary { instructions: 2000, qgmma: 24, utmaldg: 3, utmastg: 1, local: 0, order, main_loops };
     assert_eq!(good.faults(&LARGE), []);
     let with = |change: &dyn Fn(&mut Summary)| {
         let mut bad = good.clone();
@@ -112,9 +124,63 @@ fn faults_are_named() {
     assert_eq!(with(&|bad| bad.main_loops.clear()), "0 main loops, expected 1");
     assert_eq!(with(&|bad| bad.utmaldg = 8), "8 UTMALDG, expected 3");
     assert_eq!(with(&|bad| bad.utmastg = 8), "8 UTMASTG, expected 1 to 2");
+    assert_eq!(with(&|bad| bad.order.async_fences = 1), "1 FENCE.VIEW.ASYNC, expected 2");
+    assert_eq!(with(&|bad| bad.order.grid_waits = 0), "0 ACQBULK, expected 1 or more");
+    assert_eq!(with(&|bad| bad.order.grid_releases = 0), "0 PREEXIT, expected 1 or more");
+    assert_eq!(with(&|bad| bad.order.store_groups = 0), "0 UTMACMDFLUSH, expected 1 or more");
+    assert_eq!(with(&|bad| bad.order.store_waits = 0), "0 DEPBAR, expected 1 or more");
+    assert_eq!(with(&|bad| bad.order.tensor_waits = 5), "5 WARPGROUP.DEPBAR, expected 6");
     assert_eq!(with(&|bad| bad.local = 2), "2 LDL or STL, expected 0");
     assert_eq!(with(&|bad| bad.main_loops[0].qgmma = 8), "8 QGMMA in a main loop, expected 24");
     assert_eq!(with(&|bad| bad.main_loops[0].membar_all = 3), "3 MEMBAR.ALL in a main loop, expected 0");
     let conflicts = "5 FFMA with three sources in one register bank, expected 0";
     assert_eq!(with(&|bad| bad.main_loops[0].ffma_conflicts = 5), conflicts);
+}
+
+/// Breaks if one of the instructions that order something is counted as another, or a cluster and stream-K,
+/// which need more of them, are held against what others need.
+#[test]
+fn what_orders_is_counted() {
+    let lines = [
+        "SYNCS.EXCH.64 URZ, [UR4], UR6",
+        "FENCE.VIEW.ASYNC.S",
+        "UCGABAR_ARV",
+        "UCGABAR_WAIT",
+        "ACQBULK",
+        "LDG.E.STRONG.GPU R2, desc[UR8][R4.64]",
+        "LDG.E.CONSTANT R2, desc[UR8][R4.64]",
+        "WARPGROUP.DEPBAR.LE gsb0, 0x0",
+        "MEMBAR.ALL.GPU",
+        "MEMBAR.ALL.CTA",
+        "STG.E.STRONG.GPU desc[UR8][R4.64], R2",
+        "UTMASTG.2D [UR4], [UR6]",
+        "UTMACMDFLUSH",
+        "DEPBAR.LE SB0, 0x0",
+        "PREEXIT",
+        "EXIT",
+    ];
+    let text: String = lines.iter().enumerate().map(|(i, line)| format!("/*{:04x}*/ {line} ;\n", 16 * i)).collect();
+    let order = Listing::parse(&text).unwrap().summary().order;
+    let expected = Order {
+        async_fences: 1,
+        grid_waits: 1,
+        grid_releases: 1,
+        store_groups: 1,
+        store_waits: 1,
+        cluster_waits: 1,
+        tensor_waits: 1,
+        gpu_fences: 1,
+        flag_loads: 1,
+    };
+    assert_eq!(order, expected);
+    let least = |config: &KernelConfig, name: &str| {
+        order.held_against(config).iter().find(|(what, ..)| *what == name).map(|(_, _, (least, _))| *least)
+    };
+    let stream = KernelConfig { schedule: Schedule::StreamK, ..LARGE };
+    let both = KernelConfig { share: Share::A, ..stream };
+    for (name, counts) in
+        [("UCGABAR_WAIT", [0, 0, 2]), ("MEMBAR.ALL.GPU", [0, 2, 4]), ("LDG.STRONG.GPU", [0, 1, 1]), ("DEPBAR", [1; 3])]
+    {
+        assert_eq!([&LARGE, &stream, &both].map(|config| least(config, name)), counts.map(Some), "{name}");
+    }
 }

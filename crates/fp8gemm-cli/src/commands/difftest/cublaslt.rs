@@ -1,21 +1,27 @@
 //! `fp8gemm difftest cublaslt`: which accumulation policy cuBLASLt's FP8 products have, and recordings of
 //! them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
-use fp8gemm::hopper::probe;
-use fp8gemm::problem::{Policy, Problem};
+use fp8gemm::problem::{OperandSpec, Policy, Problem};
 use fp8gemm::sim::Matrix;
 use fp8gemm_bench::{BenchError, CublasLtRecorder, LtInputs};
 use fp8gemm_difftest::{Case, DataRegime, Generator, Menu, Only, ScaleRegime};
 use serde::Serialize;
 
 use super::case_file;
+use super::gpu::{GpuArgs, ordinal};
 use crate::commands::{SUCCESS, print};
-use crate::engine::{Progress, one_line};
+use crate::engine::Progress;
 use crate::error::CliError;
-use crate::text::{list, table};
+use crate::text::{count, list, table};
+
+/// What lacks a GPU, or the library.
+const ENGINE: &str = "cuBLASLt";
+
+/// Most bytes of operands, C and D of a product that is recorded unasked.
+const RECORDED: u128 = 1 << 20;
 
 /// Algorithms of the heuristic that are tried for each product.
 const ALGORITHMS: usize = 8;
@@ -45,15 +51,11 @@ const PROBLEMS: [&str; 18] = [
 
 #[derive(Debug, Args)]
 pub(super) struct CublasltArgs {
-    /// Seed of the operands
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
-    /// Ordinal of the GPU [default: the first Hopper]
-    #[arg(long, value_name = "N")]
-    device: Option<u32>,
-    /// Also write each product of the heuristic's first algorithm into a file of this folder, for `verify`
-    #[arg(long, value_name = "DIR")]
-    record: Option<PathBuf>,
+    #[command(flatten)]
+    gpu: GpuArgs,
+    /// Record products of more than 1 MiB of operands and results too
+    #[arg(long, requires = "record")]
+    record_all: bool,
 }
 
 #[derive(Serialize)]
@@ -62,6 +64,8 @@ struct Report {
     library: String,
     seed: u64,
     products: Vec<ProductReport>,
+    #[serde(skip)]
+    folder: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -77,16 +81,11 @@ struct ProductReport {
 
 /// Runs the command. Which policy it is decides nothing: cuBLASLt promises none.
 pub(super) fn run(args: &CublasltArgs, json: bool) -> Result<u8, CliError> {
-    let missing = |reason: String| CliError::Missing { engine: "cuBLASLt", reason };
-    let device = match args.device {
-        Some(device) => device as usize,
-        None => probe().map_err(|error| missing(one_line(&error)))?.first().map_or(0, |device| device.ordinal),
-    };
+    let missing = |reason: String| CliError::Missing { engine: ENGINE, reason };
+    let device = ordinal(args.gpu.device, ENGINE)?;
     let recorder = CublasLtRecorder::open(device).map_err(|error| missing(error.to_string()))?;
-    if let Some(folder) = &args.record {
-        case_file::ready(folder)?;
-    }
-    let generator = Generator::new(args.seed, Menu::kernels(), Only::default());
+    args.gpu.ready()?;
+    let generator = Generator::new(args.gpu.seed, Menu::kernels(), Only::default());
     let progress = Progress::new("cuBLASLt", 2 * PROBLEMS.len() as u128);
     let mut products = Vec::new();
     for (index, text) in PROBLEMS.into_iter().enumerate() {
@@ -98,12 +97,14 @@ pub(super) fn run(args: &CublasltArgs, json: bool) -> Result<u8, CliError> {
             if fast && problem.a.scales.k_block().is_some() {
                 continue;
             }
-            products.push(product(&recorder, &case, fast, args.record.as_deref(), index)?);
+            let folder = args.gpu.record.as_deref().filter(|_| args.record_all || bytes(&problem) <= RECORDED);
+            products.push(product(&recorder, &case, fast, folder, index)?);
         }
     }
     progress.finish();
     let library = recorder.describe();
-    let report = Report { command: "difftest cublaslt", library, seed: args.seed, products };
+    let folder = args.gpu.record.as_ref().map(|folder| folder.display().to_string());
+    let report = Report { command: "difftest cublaslt", library, seed: args.gpu.seed, products, folder };
     print(json, &report, || report.text())?;
     Ok(SUCCESS)
 }
@@ -132,7 +133,7 @@ fn product(
             report.refused = Some(error.to_string());
             return Ok(report);
         }
-        Err(error) => return Err(CliError::Missing { engine: "cuBLASLt", reason: error.to_string() }),
+        Err(error) => return Err(CliError::Missing { engine: ENGINE, reason: error.to_string() }),
     };
     let mut policies = Policy::COMMON.to_vec();
     policies.extend([256, 512, 1024].map(|every| Policy::Promote { every }));
@@ -163,6 +164,15 @@ fn product(
     Ok(report)
 }
 
+/// Bytes of a product's operands, scales, C and D.
+fn bytes(problem: &Problem) -> u128 {
+    let Problem { m, n, k, .. } = *problem;
+    let area = |(rows, columns): (usize, usize)| rows as u128 * columns as u128;
+    let operand = |operand: OperandSpec, rows| area((rows, k)) + 4 * area(operand.scales.scale_shape(rows, k));
+    let results = [Some(problem.d), problem.c].into_iter().flatten().map(|ty| ty.size() as u128 * area((m, n)));
+    operand(problem.a, m) + operand(problem.b, n) + results.sum::<u128>()
+}
+
 impl Report {
     fn text(&self) -> String {
         let head = ["product", "fast", "algorithms", "policies with all bits of the first", "of others"];
@@ -179,8 +189,9 @@ impl Report {
             rows.push(vec![product.problem.clone(), fast, product.algorithms.len().to_string(), first, others]);
         }
         let mut text = format!("{}\n{}", self.library, table(2, &rows));
-        for file in self.products.iter().filter_map(|product| product.file.as_ref()) {
-            text += &format!("  recorded: {file}\n");
+        if let Some(folder) = &self.folder {
+            let files = self.products.iter().filter(|product| product.file.is_some()).count();
+            text += &format!("  recorded: {} in {folder}\n", count(files as u64, "file"));
         }
         text
     }
@@ -200,5 +211,17 @@ mod tests {
             assert!(problem.k.is_multiple_of(16) && (problem.n * problem.d.size()).is_multiple_of(16), "{text}");
             assert!(problem.c.is_none_or(|c| c == problem.d), "{text}");
         }
+    }
+
+    /// Breaks if what is recorded unasked leaves out a kind of product that is not of long K, or lets one
+    /// of long K in: the folder would have tens of megabytes.
+    #[test]
+    fn small_products_are_recorded() {
+        for text in PROBLEMS {
+            let problem: Problem = text.parse().unwrap();
+            assert_eq!(bytes(&problem) <= RECORDED, problem.k <= 1024, "{text}: {} bytes", bytes(&problem));
+        }
+        let problem = "192x320x1024 a=e4m3:1x128 b=e4m3:1x128 d=f32 c=f32 beta=1".parse().unwrap();
+        assert_eq!(bytes(&problem), (192 + 320) * 1024 + (192 + 320) * 8 * 4 + 2 * 192 * 320 * 4);
     }
 }

@@ -144,7 +144,7 @@ pub(super) fn check(args: &CheckArgs, json: bool) -> Result<u8, CliError> {
 }
 
 /// Names in a folder, sorted.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
     let io = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => FileError::NotFound,
         _ => FileError::Io(error),

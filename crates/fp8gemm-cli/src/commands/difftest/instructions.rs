@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 use fp8gemm::jit::{ProbeAccumulator, ProbeKernel};
@@ -13,6 +13,7 @@ use fp8gemm_difftest::instruction::{
 use fp8gemm_difftest::{DataRegime, HopperSubject, Subject};
 use serde::Serialize;
 
+use super::gpu::{GpuArgs, open};
 use crate::commands::{DIFFERENT, SUCCESS, bad, good, print};
 use crate::engine::Progress;
 use crate::error::{CliError, InFile};
@@ -30,16 +31,8 @@ pub(super) struct InstructionsArgs {
     /// Random tiles for each kernel of at most 32 columns; a sixth for wider ones
     #[arg(long, value_name = "N", default_value_t = 84, value_parser = clap::value_parser!(u32).range(1..))]
     tiles: u32,
-    /// Seed of the tiles
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
-    /// Ordinal of the GPU [default: the first Hopper]
-    #[arg(long, value_name = "N")]
-    device: Option<u32>,
-    /// Also write what one wgmma and one mma.sync of each kind gave into files of this folder, for
-    /// `verify` and `difftest fit`
-    #[arg(long, value_name = "DIR")]
-    record: Option<PathBuf>,
+    #[command(flatten)]
+    gpu: GpuArgs,
 }
 
 #[derive(Serialize)]
@@ -87,10 +80,8 @@ struct ScalarReport {
 
 /// Runs the command: [`SUCCESS`] only if every bit is as modelled.
 pub(super) fn run(args: &InstructionsArgs, json: bool) -> Result<u8, CliError> {
-    let gpu = super::open_gpu(args.device)?;
-    if let Some(folder) = &args.record {
-        super::case_file::ready(folder)?;
-    }
+    let gpu = open(args.gpu.device)?;
+    args.gpu.ready()?;
     let kernels: [(&'static str, Vec<ProbeKernel>); 2] = [("wgmma", wgmmas()), ("mma.sync", mmas())];
     let all: usize = kernels.iter().map(|(_, kernels)| kernels.len()).sum();
     let progress = Progress::new("instructions", all as u128);
@@ -101,7 +92,7 @@ pub(super) fn run(args: &InstructionsArgs, json: bool) -> Result<u8, CliError> {
             let wide = kernel.tile().is_some_and(|(_, columns, _)| columns > 32);
             let tiles = (args.tiles as usize).div_ceil(if wide { 6 } else { 1 });
             for accumulate in [true, false] {
-                let examined = examine(gpu.gpu(), gpu.compiler(), kernel, tiles, args.seed, accumulate)?;
+                let examined = examine(gpu.gpu(), gpu.compiler(), kernel, tiles, args.gpu.seed, accumulate)?;
                 report.add(&examined);
             }
             progress.advance(1);
@@ -116,9 +107,9 @@ pub(super) fn run(args: &InstructionsArgs, json: bool) -> Result<u8, CliError> {
         let [answer, model] = [answer, model].map(|bits| format!("{bits:#010X}"));
         questions.push(QuestionReport { name: question.name, answer, model, equal });
     }
-    let scalars = scalar_reports(&examine_scalars(gpu.gpu(), gpu.compiler(), TRIPLES, args.seed)?);
+    let scalars = scalar_reports(&examine_scalars(gpu.gpu(), gpu.compiler(), TRIPLES, args.gpu.seed)?);
     let mut files = Vec::new();
-    if let Some(folder) = &args.record {
+    if let Some(folder) = &args.gpu.record {
         files = record(folder, &gpu, args)?;
     }
     let equal = instructions.iter().all(|report| report.differing == 0)
@@ -128,7 +119,7 @@ pub(super) fn run(args: &InstructionsArgs, json: bool) -> Result<u8, CliError> {
     let report = Report {
         command: "difftest instructions",
         device,
-        seed: args.seed,
+        seed: args.gpu.seed,
         equal,
         instructions,
         questions,
@@ -222,7 +213,7 @@ fn record(folder: &Path, gpu: &HopperSubject, args: &InstructionsArgs) -> Result
                 ("device", gpu.name()),
                 ("instruction", instruction.to_owned()),
                 ("distributions", names.join(",")),
-                ("seed", args.seed.to_string()),
+                ("seed", args.gpu.seed.to_string()),
             ]
             .map(|(key, value)| (key.to_owned(), value)),
         );
@@ -231,7 +222,7 @@ fn record(folder: &Path, gpu: &HopperSubject, args: &InstructionsArgs) -> Result
             for b in OperandType::ALL {
                 for accumulator in [ProbeAccumulator::F32, ProbeAccumulator::F16] {
                     let kernel = kernel(instruction, a, b, accumulator);
-                    let one = examine(gpu.gpu(), gpu.compiler(), kernel, args.tiles as usize, args.seed, true)?;
+                    let one = examine(gpu.gpu(), gpu.compiler(), kernel, args.tiles as usize, args.gpu.seed, true)?;
                     examined.push((format!("{a}_{b}_{accumulator}"), a, b, accumulator, one));
                 }
             }

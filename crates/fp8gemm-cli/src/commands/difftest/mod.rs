@@ -4,8 +4,10 @@ mod case_file;
 mod cublaslt;
 mod fit;
 mod folder;
+mod gpu;
 mod instructions;
 mod mutants;
+mod replay;
 mod report;
 
 use std::path::PathBuf;
@@ -14,16 +16,13 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, FromArgMatches, Subcommand};
-use fp8gemm::hopper::probe;
 use fp8gemm::problem::Policy;
 use fp8gemm::sim::Path;
-use fp8gemm_difftest::{
-    DifftestError, External, Generator, HopperSubject, Menu, Only, Options, Subject, TwinPath, run as run_cases,
-};
+use fp8gemm_difftest::{Event, External, Generator, Menu, Only, Options, Subject, TwinPath, run as run_cases};
 
 use super::{DIFFERENT, SUCCESS, print};
 use crate::args::Engine;
-use crate::engine::{Progress, one_line};
+use crate::engine::Progress;
 use crate::error::{CliError, note};
 use crate::interrupt;
 
@@ -40,6 +39,7 @@ Examples:
   fp8gemm difftest --external ./libmine.so            a kernel behind fp8gemm_external.h
   fp8gemm difftest write problems                     problem files; run your kernel on each, add `d`
   fp8gemm difftest check problems
+  fp8gemm difftest replay found                       kept cases again
   fp8gemm difftest mutants                            how good the generated cases are
   fp8gemm difftest instructions                       single wgmma, mma.sync and f32 instructions
   fp8gemm difftest fit vectors/wgmma_m64n8k32.safetensors
@@ -104,6 +104,8 @@ enum What {
     Write(folder::WriteArgs),
     /// Compare the D that was added to each file of a folder
     Check(folder::CheckArgs),
+    /// Run kept cases again, on every configuration of the GPU's kernels or every path of the twin
+    Replay(replay::ReplayArgs),
     /// Run the generated cases on kernels that are wrong in one thing each: all must be found
     Mutants(mutants::MutantsArgs),
     /// Run single tensor-core and f32 instructions on a GPU and hold them against the model
@@ -141,15 +143,10 @@ struct RunArgs {
     /// Ends the run after this time, e.g. 60s, 10m (cases then depend on the machine's speed)
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     time: Option<Duration>,
-    /// What is tested: a GPU's kernels against the twin, or the twin's SIMD paths against its
-    /// specification; auto takes the GPU where there is one
-    #[arg(long, value_enum, default_value_t = Engine::Auto, conflicts_with = "external")]
-    engine: Engine,
-    /// Ordinal of the GPU [default: the first Hopper]
-    #[arg(long, value_name = "N", conflicts_with = "external")]
-    device: Option<u32>,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Test this library, which exports the functions of fp8gemm_external.h
-    #[arg(long, value_name = "LIB")]
+    #[arg(long, value_name = "LIB", conflicts_with_all = ["engine", "device"])]
     external: Option<PathBuf>,
     /// Policies of the cases for --external: promote<n>, chain, cutlass128 or split<p>
     #[arg(long, value_name = "POLICY", value_delimiter = ',', requires = "external",
@@ -158,6 +155,22 @@ struct RunArgs {
     /// Folder for the files of cases that fail
     #[arg(long, value_name = "DIR", default_value = ".")]
     out: PathBuf,
+    /// Threads that make cases ahead of their turn: data, the twin's results, compiled kernels. Changes
+    /// nothing but the time [default: one for each core but one, at most 32]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(..=1024))]
+    jobs: Option<u16>,
+}
+
+/// What is tested, where that is no library.
+#[derive(Debug, Args)]
+struct EngineArgs {
+    /// What is tested: a GPU's kernels against the twin, or the twin's SIMD paths against its
+    /// specification; auto takes the GPU where there is one
+    #[arg(long, value_enum, default_value_t = Engine::Auto)]
+    engine: Engine,
+    /// Ordinal of the GPU [default: the first Hopper]
+    #[arg(long, value_name = "N")]
+    device: Option<u32>,
 }
 
 /// Runs the command.
@@ -166,6 +179,7 @@ pub(crate) fn run(args: &DifftestArgs, json: bool) -> Result<u8, CliError> {
     match &args.what {
         Some(What::Write(args)) => folder::write(args, json),
         Some(What::Check(args)) => folder::check(args, json),
+        Some(What::Replay(args)) => replay::run(args, json),
         Some(What::Mutants(args)) => mutants::run(args, json),
         Some(What::Instructions(args)) => instructions::run(args, json),
         Some(What::Cublaslt(args)) => cublaslt::run(args, json),
@@ -190,31 +204,40 @@ fn run_engine(args: &RunArgs, json: bool) -> Result<u8, CliError> {
     options.time = args.time;
     options.oracle = oracle;
     options.stop = Some(interrupt::asks());
+    if let Some(jobs) = args.jobs {
+        options.jobs = jobs.into();
+    }
     let progress = Progress::new(engine, u128::from(args.cases.cases));
-    let summary = run_cases(&generator, &mut subjects, &options, &mut |_| progress.advance(1))?;
+    let (mut files, mut failures) = (Vec::new(), Vec::new());
+    let summary = run_cases(&generator, &mut subjects, &options, &mut |event| match event {
+        Event::Done(_) => progress.advance(1),
+        // At once, and again when it is smaller: whatever ends this process, what was found is kept.
+        Event::Found(finding) => {
+            tracing::info!(case = %finding.case, "a finding is kept, then made smaller");
+            files.push(case_file::keep(&args.out, finding).ok());
+        }
+        Event::Shrunk(finding) => {
+            let before = files.pop().flatten();
+            // What was found is told even where the file cannot be written.
+            files.push(case_file::keep(&args.out, finding).map(Some).unwrap_or_else(|error| {
+                failures.push(format!("the case of {} is not kept: {error}", finding.subject));
+                before
+            }));
+        }
+        _ => {}
+    })?;
     progress.finish();
+    failures.into_iter().for_each(note);
     if summary.cases == 0 && summary.findings.is_empty() && !summary.interrupted && !summary.timed_out {
         let (passed, rule) = (summary.passed_over, summary.rule.unwrap_or_default());
         return Err(CliError::Usage(format!("{engine} computes none of {passed} cases: {rule}")));
-    }
-    // Kept before anything is printed.
-    let mut files = Vec::new();
-    for finding in &summary.findings {
-        // What was found is told even where the file cannot be written.
-        files.push(match case_file::keep(&args.out, finding) {
-            Ok(path) => Some(path),
-            Err(error) => {
-                note(format!("the case of {} is not kept: {error}", finding.subject));
-                None
-            }
-        });
     }
     let code = match (summary.findings.is_empty(), summary.interrupted) {
         (false, _) => DIFFERENT,
         (true, true) => INTERRUPTED,
         (true, false) => SUCCESS,
     };
-    let report = report::Report::new(engine, oracle, &args.cases, &summary, &files);
+    let report = report::Report::new(engine, oracle, &args.cases, &summary, &files, options.jobs);
     print(json, &report, || report.text())?;
     Ok(code)
 }
@@ -225,6 +248,10 @@ fn setup(args: &RunArgs) -> Result<Setup, CliError> {
         let subjects: Vec<Box<dyn Subject>> = vec![Box::new(External::open(library)?)];
         return Ok(Setup { engine: "external", subjects, menu, oracle: Path::best() });
     }
+    engine(&args.engine)
+}
+
+fn engine(args: &EngineArgs) -> Result<Setup, CliError> {
     let twin = || {
         let paths = TwinPath::all().into_iter().map(|path| Box::new(path) as Box<dyn Subject>);
         Setup { engine: "twin", subjects: paths.collect(), menu: Menu::twin(), oracle: Path::Generic }
@@ -235,7 +262,7 @@ fn setup(args: &RunArgs) -> Result<Setup, CliError> {
             None => Ok(twin()),
         };
     }
-    match open_gpu(args.device) {
+    match gpu::open(args.device) {
         Ok(gpu) => {
             let subjects: Vec<Box<dyn Subject>> = vec![Box::new(gpu)];
             Ok(Setup { engine: "hopper", subjects, menu: Menu::gpu(), oracle: Path::best() })
@@ -246,21 +273,6 @@ fn setup(args: &RunArgs) -> Result<Setup, CliError> {
         }
         Err(error) => Err(error),
     }
-}
-
-/// The GPU of this ordinal, or the first Hopper.
-fn open_gpu(device: Option<u32>) -> Result<HopperSubject, CliError> {
-    let opened = match device {
-        Some(device) => HopperSubject::open(device as usize),
-        None => probe()
-            .map_err(|error| DifftestError::NoGpu { reason: one_line(&error) })
-            // `probe` gives at least one.
-            .and_then(|devices| HopperSubject::open(devices.first().map_or(0, |device| device.ordinal))),
-    };
-    opened.map_err(|error| match error {
-        DifftestError::NoGpu { reason } => CliError::Missing { engine: "hopper", reason },
-        error => error.into(),
-    })
 }
 
 /// `60`, `60s`, `1.5m`, `2h`.

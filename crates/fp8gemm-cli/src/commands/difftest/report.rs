@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use fp8gemm::sim::Path;
-use fp8gemm_difftest::{Finding, Summary};
+use fp8gemm_difftest::{Finding, Summary, Times};
 use serde::Serialize;
 
 use super::CaseArgs;
@@ -42,6 +43,9 @@ pub(super) struct Report {
     time: String,
     #[serde(skip)]
     rule: Option<String>,
+    /// Where the time went.
+    #[serde(skip)]
+    parts: String,
 }
 
 #[derive(Serialize)]
@@ -98,6 +102,7 @@ impl Report {
         cases: &CaseArgs,
         summary: &Summary,
         files: &[Option<PathBuf>],
+        jobs: usize,
     ) -> Self {
         let specials = summary.coverage.specials;
         Self {
@@ -133,6 +138,7 @@ impl Report {
             seconds: Number(summary.time.as_secs_f64()),
             time: duration(summary.time),
             rule: summary.rule.clone(),
+            parts: parts(&summary.times, jobs),
         }
     }
 
@@ -156,6 +162,7 @@ impl Report {
         let corners =
             [("NaN", nan), ("infinite", infinite), ("+0", zero), ("-0", negative_zero), ("subnormal", subnormal)];
         row("corner outputs", corners.map(|(name, number)| format!("{name} {}", grouped(number))).join(", "));
+        row("time", self.parts.clone());
         // A run that ended early has gaps of course.
         if !self.gaps.is_empty() && self.equal && !self.interrupted && !self.timed_out {
             row("not covered", self.gaps.join(", "));
@@ -204,6 +211,19 @@ impl Report {
         }
         text
     }
+}
+
+/// Seconds of each part of a run: of all threads that make cases, then of the one that runs subjects.
+fn parts(times: &Times, jobs: usize) -> String {
+    let Times { generating, twin, preparing, subjects, waiting, .. } = *times;
+    let [generating, twin, preparing, subjects, waiting] =
+        [generating, twin, preparing, subjects, waiting].map(duration);
+    let compiling = format!("compiling {preparing}, ");
+    let compiling = if times.preparing < Duration::from_millis(10) { String::new() } else { compiling };
+    format!(
+        "{compiling}twin {twin}, data {generating} on {}; what is tested {subjects}, waiting for cases {waiting}",
+        count(jobs as u64, "thread")
+    )
 }
 
 /// Names with counts, or where there are many, how many.

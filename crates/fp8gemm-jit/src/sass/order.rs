@@ -1,0 +1,81 @@
+//! Instructions that order memory accesses and kernels.
+//!
+//! A kernel without one of them can give the right bits for a long time: what it orders is mostly in
+//! order anyway. So they are counted in the machine code, where a missing one always shows.
+
+use serde::Serialize;
+
+use super::Instruction;
+use crate::config::{KernelConfig, Schedule, Store};
+
+/// Counts of instructions that order something.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Order {
+    /// `FENCE.VIEW.ASYNC`: ordinary accesses to shared memory before those of TMA. One that ptxas puts
+    /// before the first barrier (`fence.mbarrier_init` itself becomes a `NOP`), and one between the
+    /// stores into a staging tile and its way out (`fence.proxy.async`).
+    pub async_fences: u32,
+    /// `ACQBULK` (`griddepcontrol.wait`): a dependent launch waits for the kernel before it.
+    pub grid_waits: u32,
+    /// `PREEXIT` (`griddepcontrol.launch_dependents`): the next kernel may start.
+    pub grid_releases: u32,
+    /// `UTMACMDFLUSH` (`cp.async.bulk.commit_group`): TMA stores become a group that can be waited for.
+    pub store_groups: u32,
+    /// `DEPBAR` (`cp.async.bulk.wait_group`): staging tiles are not written before TMA has read them.
+    pub store_waits: u32,
+    /// `UCGABAR_WAIT` (`barrier.cluster.wait`): CTAs of a cluster meet.
+    pub cluster_waits: u32,
+    /// `WARPGROUP.DEPBAR` (`wgmma.wait_group`): the tensor cores have ended.
+    pub tensor_waits: u32,
+    /// `MEMBAR.ALL.GPU`: accesses to global memory in order for other SMs.
+    pub gpu_fences: u32,
+    /// `LDG.STRONG.GPU`: a flag that another SM raises is looked at.
+    pub flag_loads: u32,
+}
+
+/// Any number from this on: the compiler may write a place out several times.
+const fn from(least: u32) -> (u32, u32) {
+    (least, u32::MAX)
+}
+
+impl Order {
+    pub(super) fn count(code: &[Instruction]) -> Self {
+        let count = |test: &dyn Fn(&Instruction) -> bool| code.iter().filter(|one| test(one)).count() as u32;
+        let named = |name: &str| count(&|one| one.is(name));
+        let begins = |begin: &str| count(&|one| one.opcode.starts_with(begin));
+        Self {
+            async_fences: begins("FENCE.VIEW.ASYNC"),
+            grid_waits: named("ACQBULK"),
+            grid_releases: named("PREEXIT"),
+            store_groups: named("UTMACMDFLUSH"),
+            store_waits: named("DEPBAR"),
+            cluster_waits: named("UCGABAR_WAIT"),
+            tensor_waits: begins("WARPGROUP.DEPBAR"),
+            gpu_fences: begins("MEMBAR.ALL.GPU"),
+            flag_loads: count(&|one| one.is("LDG") && one.opcode.contains(".STRONG.GPU")),
+        }
+    }
+
+    /// Each count by name with what it should be, at least and at most.
+    pub(super) fn held_against(&self, config: &KernelConfig) -> [(&'static str, u32, (u32, u32)); 9] {
+        let tma = u32::from(config.store == Store::Tma);
+        let stream = u32::from(config.schedule == Schedule::StreamK);
+        let cluster = u32::from(config.share.cluster() > 1);
+        let several = config.in_flight > 1;
+        let tensor = if several { config.in_flight + 1 } else { config.stages * config.waves() };
+        [
+            ("FENCE.VIEW.ASYNC", self.async_fences, (1 + tma, 1 + tma)),
+            ("ACQBULK", self.grid_waits, from(1)),
+            ("PREEXIT", self.grid_releases, from(1)),
+            ("UTMACMDFLUSH", self.store_groups, from(tma)),
+            ("DEPBAR", self.store_waits, from(tma)),
+            // At the begin, before the other CTA's barriers are used, and at the end.
+            ("UCGABAR_WAIT", self.cluster_waits, from(2 * cluster)),
+            ("WARPGROUP.DEPBAR", self.tensor_waits, (tensor, tensor)),
+            // A handover has a fence and a releasing store, each meeting of a cluster releases too.
+            ("MEMBAR.ALL.GPU", self.gpu_fences, from(2 * stream + 2 * cluster)),
+            ("LDG.STRONG.GPU", self.flag_loads, from(stream)),
+        ]
+    }
+}

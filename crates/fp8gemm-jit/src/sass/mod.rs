@@ -17,11 +17,14 @@
 //! (`.reuse`, in the same place) is not read again.
 
 mod gate;
+mod interleave;
 mod listing;
 mod loops;
 mod tool;
+mod word;
 
 pub use gate::{Expected, Fault, expected};
+pub use interleave::{FfmaRuns, Interleave};
 pub use listing::{Instruction, Listing};
 pub use tool::Disassembler;
 

@@ -2,8 +2,8 @@
 //!
 //! After each 128 of K a warp runs through dozens of `FFMA` with nothing to wait for. Whether it lets
 //! other warps issue meanwhile, one of which may have the next `wgmma`, is decided by a flag in each
-//! instruction. ptxas 12.8 sets it never in such runs, ptxas 13 in every other `FFMA`; DeepGEMM set it
-//! itself in 2025. This pass makes each of these comparable with either compiler. The flags are hints:
+//! instruction. ptxas 12.8 lets no `FFMA` yield, ptxas 13 every other one in a run; DeepGEMM patched its
+//! binaries in 2025. This pass makes each of these comparable with either compiler. The flags are hints:
 //! what is computed, and in which order, is the same.
 
 use core::fmt;

@@ -15,6 +15,9 @@
 //! A main loop is an innermost natural loop with a `QGMMA` (`loops.rs`). Registers of even and of odd
 //! number are two banks (Hopper); an operand that the instruction before left in the collector
 //! (`.reuse`, in the same place) is not read again.
+//!
+//! [`Interleave`] changes machine code, in two flags of the promotion's `FFMA`; for that the bits are read,
+//! not the text.
 
 mod gate;
 mod interleave;

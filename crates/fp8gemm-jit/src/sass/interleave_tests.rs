@@ -223,4 +223,17 @@ proptest! {
             prop_assert_eq!(rewritten(pattern, &after), after);
         }
     }
+
+    /// Breaks if a damaged file makes the pass panic or write beyond the code.
+    #[test]
+    fn damage_never_panics(at in 0usize..SCALE.len(), value: u8, cut in 0usize..SCALE.len()) {
+        let mut bytes = cubin_with(&kept(12));
+        bytes[at] = value;
+        for bytes in [&bytes[..], &bytes[..cut]] {
+            let _ = FfmaRuns::of(bytes, "scale");
+            for pattern in Interleave::ALL {
+                prop_assert!(pattern.apply(bytes, "scale").map_or(true, |after| after.len() == bytes.len()));
+            }
+        }
+    }
 }

@@ -89,11 +89,15 @@ fn fields_are_where_nvdisasm_sees_them() {
 fn stalls_that_can_do_without_a_yield() {
     let (_, tool) = tools();
     let with = |word: u128, stall: u128| word & !(0xf << 105) | stall << 105;
-    for stall in 0..16 {
-        let staying = disassembled(&tool, &[with(FFMA, stall)]);
-        assert_eq!(staying.is_some(), (1..=11).contains(&stall), "stall {stall}: {staying:?}");
-        let yielding = disassembled(&tool, &[with(YIELDING, stall)]).expect("any stall goes with a yield");
-        assert!(!yielding[0].contains("reuse"), "{yielding:?}");
+    let words = |word, stalls: &[u128]| stalls.iter().map(|stall| with(word, *stall)).collect::<Vec<_>>();
+    let (all, some): (Vec<_>, Vec<_>) = ((0..16).collect(), (1..=11).collect());
+    let yielding = disassembled(&tool, &words(YIELDING, &all)).expect("any stall goes with a yield");
+    let reusing = disassembled(&tool, &words(FFMA ^ 1 << 109, &some)).expect("and with a reuse flag");
+    assert!(yielding.iter().chain(&reusing).all(|text| text == "FFMA R113, R64, R203, R113"), "{reusing:?}");
+    let staying = disassembled(&tool, &words(FFMA, &some)).expect("1 to 11 go without a yield");
+    assert!(staying.iter().all(|text| text == "FFMA R113, R64, R203.reuse, R113"), "{staying:?}");
+    for stall in all.iter().filter(|stall| !some.contains(stall)) {
+        assert_eq!(disassembled(&tool, &words(FFMA, &[*stall])), None, "stall {stall}");
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
+use fp8gemm_jit::sass::Interleave;
 use fp8gemm_problem::{OutputType, Problem, ScaleLayout};
 use serde::Serialize;
 
@@ -16,6 +17,16 @@ pub(crate) const OURS: &str = "ours";
 pub(crate) const TENSOR: &str = RULER;
 /// cuBLASLt with the problem's block scales.
 pub(crate) const BLOCK: &str = "cublaslt_block";
+
+/// Our kernel's name in reports, with a pattern in its promotion.
+pub(crate) const fn ours_with(pattern: Interleave) -> &'static str {
+    match pattern {
+        Interleave::AsCompiled => OURS,
+        Interleave::None => "ours_yield-none",
+        Interleave::DeepGemm2025 => "ours_yield-deepgemm-2025",
+        Interleave::OneInFour => "ours_yield-one-in-four",
+    }
+}
 
 /// Where and how it was measured.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -37,7 +48,8 @@ pub struct Machine {
 /// One rival on one problem.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Entry {
-    /// `ours`, `cublaslt_tensor`, `cublaslt_block`; with `_first`, the algorithm that the heuristic names
+    /// `ours`, also with the suffix of a pattern ([`Interleave::suffix`]); `cublaslt_tensor`,
+    /// `cublaslt_block`; with `_first`, the algorithm that the heuristic names
     /// first, where another one was faster.
     pub name: String,
     /// Configuration or algorithm.
@@ -266,6 +278,14 @@ mod tests {
         assert_eq!(row(10.0, 22.0, Some(25.0)).drift(), Some(1.25));
         let means = geometric_means(&[row(10.0, 20.0, None), row(40.0, 20.0, None)]);
         assert_eq!(means["cublaslt_tensor"], (1.0, 2));
+    }
+
+    /// Breaks if a pattern has another name here than in kernels' names.
+    #[test]
+    fn patterns_keep_their_names() {
+        for pattern in Interleave::ALL {
+            assert_eq!(ours_with(pattern), format!("{OURS}{}", pattern.suffix()));
+        }
     }
 
     /// Breaks if columns of rows with different rivals get mixed up.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
-use fp8gemm_hopper::{Gpu, Plan, PlanOptions};
-use fp8gemm_jit::Compiler;
+use fp8gemm_hopper::{Gpu, HopperError, Plan, PlanOptions};
+use fp8gemm_jit::sass::Interleave;
+use fp8gemm_jit::{Compiler, JitError, KernelConfig};
 use fp8gemm_problem::Problem;
 use fp8gemm_problem::ScaleLayout::{Block1x128, Block128x128, Tensor};
 
@@ -14,7 +15,7 @@ use crate::cublaslt::CublasLt;
 use crate::inputs::{Operand, Pattern};
 use crate::memory::Buffer;
 use crate::nvml::{Monitor, Readings};
-use crate::report::{BLOCK, Entry, Machine, OURS, Row, TENSOR};
+use crate::report::{BLOCK, Entry, Machine, OURS, Row, TENSOR, ours_with};
 use crate::shapes::Shape;
 use crate::stats::Times;
 use crate::subject::{Buffers, Subject, block_buffers, initial_d, l2_bytes, stride_of_d, tensor_buffers};
@@ -46,6 +47,8 @@ pub struct Options {
     /// `128x48_s5_xa_g8` (tile, stages, what clusters share, group; more words: `configuration.rs`). The best candidate that has them all, or the
     /// chosen one with these changed.
     pub configuration: Option<String>,
+    /// Patterns of yield and reuse flags with which our kernel is measured too, beside the compiled one.
+    pub interleave: Vec<Interleave>,
 }
 
 impl Default for Options {
@@ -62,6 +65,7 @@ impl Default for Options {
             rivals: true,
             events: false,
             configuration: None,
+            interleave: Vec::new(),
         }
     }
 }
@@ -150,6 +154,7 @@ impl Session {
         let (problem, stream) = (&shape.problem, &self.stream);
         problem.check()?;
         let plan = self.plan(problem)?;
+        let config = plan.config();
         let a = Operand::random(problem.a, problem.m, problem.k, 1)?;
         let b = Operand::random(problem.b, problem.n, problem.k, 2)?;
         let operands = [&a, &b];
@@ -160,16 +165,11 @@ impl Session {
         let ours_buffers = ours.buffers().clone();
         ours.launch(0, stream)?;
         wait(stream)?;
-        let checked_rows = if self.options.check {
-            let size = problem.d.size();
-            let row = |row| d.download(stream, row * stride_of_d(problem) * size, problem.n * size);
-            Some(check::compare(problem, &ours.detail, operands, &pattern, row)?)
-        } else {
-            None
-        };
+        let checked_rows = self.compare(problem, &ours, operands, &pattern)?;
 
-        let mut subjects = vec![ours];
         let mut refused = BTreeMap::new();
+        let mut subjects = self.interleaved(problem, config, &ours, operands, &pattern, &mut refused)?;
+        subjects.insert(0, ours);
         if let Ok(library) = &self.cublaslt {
             let tools = (stream, library, &self.scratch);
             let mut join = |names: [&'static str; 2], buffers: &Buffers, layouts| match Subject::cublaslt(
@@ -190,6 +190,53 @@ impl Session {
             }
         }
         self.time(shape, subjects, checked_rows, refused)
+    }
+
+    /// Compares what was launched with the twin, if that is asked for; how many rows.
+    fn compare(
+        &self,
+        problem: &Problem,
+        ours: &Subject<'_>,
+        operands: [&Operand; 2],
+        pattern: &Pattern,
+    ) -> Result<Option<usize>, BenchError> {
+        if !self.options.check {
+            return Ok(None);
+        }
+        let (size, d) = (problem.d.size(), &ours.buffers().d);
+        let row = |row| d.download(&self.stream, row * stride_of_d(problem) * size, problem.n * size);
+        check::compare(problem, &ours.detail, operands, pattern, row).map(Some)
+    }
+
+    /// Our kernel once more for each pattern that is asked for, its bits compared too. A kernel whose
+    /// promotion has no runs of `FFMA` is no error.
+    fn interleaved<'a>(
+        &self,
+        problem: &Problem,
+        config: KernelConfig,
+        ours: &Subject<'a>,
+        operands: [&Operand; 2],
+        pattern: &Pattern,
+        refused: &mut BTreeMap<String, String>,
+    ) -> Result<Vec<Subject<'a>>, BenchError> {
+        let asked = |interleave: &Interleave| self.options.interleave.contains(interleave);
+        let mut subjects = Vec::new();
+        for interleave in Interleave::ALL.into_iter().skip(1).filter(asked) {
+            let name = ours_with(interleave);
+            let plan = match Plan::with_interleave(&self.gpu, &self.compiler, problem, config, interleave) {
+                Err(HopperError::Jit(error @ (JitError::NoFfmaRun { .. } | JitError::UnknownFfma { .. }))) => {
+                    refused.insert(name.to_owned(), error.to_string());
+                    continue;
+                }
+                plan => plan?,
+            };
+            let subject = ours.variant(name, plan, Arc::new(initial_d(&self.stream, problem, pattern)?))?;
+            subject.launch(0, &self.stream)?;
+            wait(&self.stream)?;
+            self.compare(problem, &subject, operands, pattern)?;
+            subjects.push(subject);
+        }
+        Ok(subjects)
     }
 
     fn time(

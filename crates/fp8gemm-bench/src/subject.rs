@@ -100,6 +100,17 @@ impl<'a> Subject<'a> {
         Self { name: "ours", detail, maker, sets: Vec::new() }.with_sets(vec![buffers])
     }
 
+    /// Our kernel in another form of the same configuration, on the same operands and its own D.
+    pub(crate) fn variant(&self, name: &'static str, plan: Plan, d: Arc<Buffer>) -> Result<Self, BenchError> {
+        let detail = format!("{}{}", plan.config(), plan.interleave().suffix());
+        let mut maker = self.maker.clone();
+        if let Maker::Ours { plan: own, .. } = &mut maker {
+            *own = plan;
+        }
+        let buffers = Buffers { d, ..self.buffers().clone() };
+        Self { name, detail, maker, sets: Vec::new() }.with_sets(vec![buffers])
+    }
+
     /// cuBLASLt with the fastest of its algorithms, named `name`, and with the first that its heuristic
     /// names, where that is another, named `name_first`. `flush` is set before each trial run.
     pub(crate) fn cublaslt(

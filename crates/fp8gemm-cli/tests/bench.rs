@@ -17,7 +17,7 @@ fn wrong_arguments_are_named_first() {
     let folder = tempdir().unwrap();
     fs::write(folder.path().join("bad.csv"), "m,n,k\n128,256,0\n").unwrap();
     fs::write(folder.path().join("short.csv"), "m,n\n128,256\n").unwrap();
-    let cases: [(&[&str], &[&str]); 12] = [
+    let cases: [(&[&str], &[&str]); 13] = [
         (&["4096", "7168"], &["7168", "threes"]),
         (&["4096x7168"], &["4096x7168", "MxNxK"]),
         (&["4096", "7168x2048x1"], &["7168x2048x1"]),
@@ -27,6 +27,7 @@ fn wrong_arguments_are_named_first() {
         (&["--repeat", "0"], &["repeat", "0", "1 to"]),
         (&["--seconds", "0"], &["seconds", "0", "above 0"]),
         (&["--regime", "warm"], &["warm", "cold"]),
+        (&["--interleave", "none,some"], &["some", "deepgemm-2025"]),
         (&["--shapes", "bad.csv"], &["bad.csv", "line 2", "k is `0`"]),
         (&["--shapes", "short.csv"], &["short.csv", "no column `k`"]),
         (&["--csv", "no/such/folder/x.csv", "1", "1", "128"], &["no/such/folder/x.csv"]),
@@ -60,14 +61,20 @@ fn every_regime_measures() {
     let folder = tempdir().unwrap();
     let problems = ["512", "576", "1024", "256x512x1024 a=e4m3:1x128 b=e4m3:1x128 d=f32 c=f32 beta=1"];
     let flags = ["bench", "--json", "--regime", "all", "--repeat", "5", "--seconds", "0.2", "--csv", "out.csv"];
-    let run = fp8gemm(folder.path(), &[&flags[..], &problems].concat());
+    let patterns = ["--interleave", "one-in-four,none"];
+    let run = fp8gemm(folder.path(), &[&flags[..], &patterns, &problems].concat());
     assert_eq!(run.code, 0, "{}", run.stderr);
     let report: Value = serde_json::from_str(&run.stdout).unwrap();
     let rows = report["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 2);
+    let mut interleaved = 0;
     for row in rows {
         assert!(row["checked_rows"].as_u64().unwrap() > 1);
-        for name in ["ours", "cublaslt_tensor", "cublaslt_block"] {
+        let patterns = ["ours_yield-none", "ours_yield-one-in-four"];
+        // Narrow tiles have nothing to interleave.
+        let patterns = patterns.into_iter().filter(|name| row["refused"][name].is_null()).collect::<Vec<_>>();
+        interleaved += patterns.len();
+        for name in ["ours", "cublaslt_tensor", "cublaslt_block"].into_iter().chain(patterns) {
             let entry = row["entries"].as_array().unwrap().iter().find(|entry| entry["name"] == name).unwrap();
             for time in ["/cold/median", "/sustained/us", "/graph/median"] {
                 let us = entry.pointer(time).and_then(Value::as_f64).unwrap();
@@ -75,6 +82,7 @@ fn every_regime_measures() {
             }
         }
     }
+    assert!(interleaved > 0, "no pattern was measured");
     let lines = fs::read_to_string(folder.path().join("out.csv")).unwrap();
     assert_eq!(lines.lines().count(), 3);
 }

@@ -196,6 +196,32 @@ fn one_problem_from_source_to_machine_code() {
     assert_eq!(counted["faults"], Value::Array(Vec::new()));
 }
 
+/// Breaks if `--interleave` prints the kernel as it was, changes more than flags, or is taken where there is
+/// nothing to change.
+#[test]
+#[ignore = "needs NVRTC and nvdisasm"]
+fn machine_code_with_a_pattern() {
+    let root = folder();
+    let sass = |more: &[&str]| run(root.path(), true, &[&["kernels", "sass"], more].concat());
+    let problem = ["4096", "7168", "2048"];
+    let plain = sass(&problem).stdout;
+    let changed = sass(&[&["--interleave", "one-in-four"], &problem[..]].concat());
+    assert_eq!(changed.code, 0, "{}", changed.stderr);
+    assert!(changed.stdout != plain && changed.stdout.lines().nth(1).unwrap().ends_with("_yield-one-in-four"));
+    let bare = |text: &str| text.lines().skip(2).collect::<Vec<_>>().join("\n").replace(".reuse", "");
+    assert_eq!(bare(&changed.stdout), bare(&plain));
+    let counted = sass(&[&["--summary", "--json", "--interleave", "none"], &problem[..]].concat()).json(0);
+    assert_eq!(counted["ffma_runs"]["yielding"], 0);
+    assert!(counted["ffma_runs"]["ffma"].as_u64().unwrap() > 100, "{counted}");
+
+    let tensor = "512x512x1024 a=e4m3:tensor b=e4m3:tensor d=bf16 policy=chain";
+    let refused = sass(&[tensor, "--interleave", "none"]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (2, ""), "{}", refused.stderr);
+    assert!(refused.stderr.contains("no run of at least 8"), "{}", refused.stderr);
+    let unknown = sass(&["--interleave", "all", "1", "2", "3"]);
+    assert!(unknown.code == 2 && unknown.stderr.contains("deepgemm-2025"), "{}", unknown.stderr);
+}
+
 /// Breaks if Ctrl-C in the middle of a long compilation leaves a damaged entry or a worker that goes
 /// on, or if the next run starts again from nothing.
 #[test]

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use cudarc::driver::{CudaContext, CudaFunction, result, sys};
 use cudarc::nvrtc::Ptx;
+use fp8gemm_jit::sass::Interleave;
 use fp8gemm_jit::{BASE_OPTIONS, Compiler, KERNEL, KernelConfig, Unit};
 
 use crate::{Gpu, HopperError};
@@ -16,23 +17,29 @@ pub(crate) struct Kernel {
     context: Arc<CudaContext>,
 }
 
-/// A context's handle and a compiled configuration. The handle is not reused while the kernel lives, since
+/// A context's handle, a compiled configuration and what was changed in its code. The handle is not reused while the kernel lives, since
 /// the kernel keeps the context.
-type Key = (usize, KernelConfig);
+type Key = (usize, KernelConfig, Interleave);
 
 /// What is loaded now. A kernel is unloaded with its last plan.
 static LOADED: Mutex<Option<HashMap<Key, Weak<Kernel>>>> = Mutex::new(None);
 
 impl Kernel {
-    /// The loaded kernel of this configuration: one that some plan holds, or from the compiler.
-    pub(crate) fn load(gpu: &Gpu, compiler: &Compiler, config: &KernelConfig) -> Result<Arc<Self>, HopperError> {
-        let key = (gpu.context().cu_ctx() as usize, config.compiled());
+    /// The loaded kernel of this configuration and pattern: one that some plan holds, or from the compiler.
+    pub(crate) fn load(
+        gpu: &Gpu,
+        compiler: &Compiler,
+        config: &KernelConfig,
+        interleave: Interleave,
+    ) -> Result<Arc<Self>, HopperError> {
+        let key = (gpu.context().cu_ctx() as usize, config.compiled(), interleave);
         if let Some(kernel) = with_loaded(|loaded| loaded.get(&key).and_then(Weak::upgrade)) {
             return Ok(kernel);
         }
         // Not under the lock: compiling takes long. Two threads may load the same kernel; the
         // second to come here takes the first's.
-        let kernel = Arc::new(Self::compile(gpu, compiler, config, &config.source(), &config.kernel_name())?);
+        let (source, name) = (config.source(), config.kernel_name());
+        let kernel = Arc::new(Self::compile(gpu, compiler, config, (&source, &name), interleave)?);
         Ok(with_loaded(|loaded| {
             if let Some(first) = loaded.get(&key).and_then(Weak::upgrade) {
                 return first;
@@ -43,16 +50,16 @@ impl Kernel {
         }))
     }
 
-    /// A kernel of its own, from this source.
+    /// A kernel of its own, from this source and with this name.
     pub(crate) fn compile(
         gpu: &Gpu,
         compiler: &Compiler,
         config: &KernelConfig,
-        source: &str,
-        name: &str,
+        (source, name): (&str, &str),
+        interleave: Interleave,
     ) -> Result<Self, HopperError> {
         let unit = Unit { source, kernel: KERNEL, configuration: name, options: &BASE_OPTIONS };
-        let function = load_function(gpu, compiler, &unit)?;
+        let function = load_interleaved(gpu, compiler, &unit, interleave)?;
         function
             .set_attribute(
                 sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
@@ -74,13 +81,23 @@ impl Kernel {
 
 /// Compiles, or takes from the cache, and loads. The function keeps its module, and the context.
 pub(crate) fn load_function(gpu: &Gpu, compiler: &Compiler, unit: &Unit<'_>) -> Result<CudaFunction, HopperError> {
-    let cubin = compiler.cubin(unit)?;
+    load_interleaved(gpu, compiler, unit, Interleave::AsCompiled)
+}
+
+/// The same with a pattern in the promotion's `FFMA`.
+fn load_interleaved(
+    gpu: &Gpu,
+    compiler: &Compiler,
+    unit: &Unit<'_>,
+    interleave: Interleave,
+) -> Result<CudaFunction, HopperError> {
+    let cubin = compiler.make_interleaved(unit, interleave)?.cubin;
     let context = gpu.context();
     bind(context)?;
     let module =
         context.load_module(Ptx::from_binary(cubin.to_vec())).map_err(HopperError::cuda("cuModuleLoadData"))?;
     let function = module.load_function(unit.kernel).map_err(HopperError::cuda("cuModuleGetFunction"))?;
-    tracing::debug!(kernel = unit.configuration, device = gpu.info().ordinal, "kernel loaded");
+    tracing::debug!(kernel = unit.configuration, %interleave, device = gpu.info().ordinal, "kernel loaded");
     Ok(function)
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaStream, sys};
+use fp8gemm_jit::sass::Interleave;
 use fp8gemm_jit::{Compiler, JitError, KernelConfig, KernelScales, Schedule, Store, choose, streams, tma_can_store};
 use fp8gemm_problem::{Problem, Side};
 
@@ -21,6 +22,7 @@ use crate::{Gpu, HopperError, Prepared};
 pub struct Plan {
     problem: Problem,
     config: KernelConfig,
+    interleave: Interleave,
     forms: [ScaleForm; 2],
     sms: u32,
     kernel: Arc<Kernel>,
@@ -83,7 +85,7 @@ impl Plan {
     ) -> Result<Self, HopperError> {
         let mut rejected = None;
         for config in choose(problem, gpu.sms())?.candidates.iter().filter_map(|one| options.admit(one.config)) {
-            match Self::load(gpu, compiler, problem, config) {
+            match Self::load(gpu, compiler, problem, config, Interleave::AsCompiled) {
                 Err(HopperError::Jit(error @ JitError::Rejected { .. })) => {
                     tracing::warn!(%problem, %config, %error, "configuration passed over");
                     rejected.get_or_insert(error);
@@ -105,9 +107,25 @@ impl Plan {
         problem: &Problem,
         config: KernelConfig,
     ) -> Result<Self, HopperError> {
+        Self::with_interleave(gpu, compiler, problem, config, Interleave::AsCompiled)
+    }
+
+    /// The same with another pattern of yield and reuse flags in the promotion's `FFMA`: hints to the
+    /// warp scheduler, which change no bit of the result. For measurements.
+    ///
+    /// # Errors
+    /// As [`with_config`](Self::with_config); [`HopperError::Jit`] also where the kernel has no such
+    /// `FFMA` (row and tensor scales), or the compiler writes them in a way that is not known.
+    pub fn with_interleave(
+        gpu: &Gpu,
+        compiler: &Compiler,
+        problem: &Problem,
+        config: KernelConfig,
+        interleave: Interleave,
+    ) -> Result<Self, HopperError> {
         // Whatever is chosen has the types, scales and accumulation that the problem needs.
         check_config(problem, &config, &choose(problem, gpu.sms())?.config(), gpu.sms())?;
-        Self::load(gpu, compiler, problem, config)
+        Self::load(gpu, compiler, problem, config, interleave)
     }
 
     /// The same with a kernel that is wrong on purpose: for scoring tests, nothing else. Some write beyond
@@ -130,19 +148,26 @@ impl Plan {
         let source = source.ok_or(HopperError::Unsupported { problem: *problem, rule })?;
         let name = format!("{mutant}, wrong on purpose, of {}", config.kernel_name());
         check_sizes(problem, &config)?;
-        Ok(Self::of(gpu, problem, config, Arc::new(Kernel::compile(gpu, compiler, &config, &source, &name)?)))
+        let kernel = Kernel::compile(gpu, compiler, &config, (&source, &name), Interleave::AsCompiled)?;
+        Ok(Self::of(gpu, problem, config, Interleave::AsCompiled, Arc::new(kernel)))
     }
 
-    fn load(gpu: &Gpu, compiler: &Compiler, problem: &Problem, config: KernelConfig) -> Result<Self, HopperError> {
+    fn load(
+        gpu: &Gpu,
+        compiler: &Compiler,
+        problem: &Problem,
+        config: KernelConfig,
+        interleave: Interleave,
+    ) -> Result<Self, HopperError> {
         check_sizes(problem, &config)?;
-        Ok(Self::of(gpu, problem, config, Kernel::load(gpu, compiler, &config)?))
+        Ok(Self::of(gpu, problem, config, interleave, Kernel::load(gpu, compiler, &config, interleave)?))
     }
 
-    fn of(gpu: &Gpu, problem: &Problem, config: KernelConfig, kernel: Arc<Kernel>) -> Self {
-        tracing::debug!(%problem, %config, device = gpu.info().ordinal, "plan");
+    fn of(gpu: &Gpu, problem: &Problem, config: KernelConfig, interleave: Interleave, kernel: Arc<Kernel>) -> Self {
+        tracing::debug!(%problem, %config, %interleave, device = gpu.info().ordinal, "plan");
         let forms = [(Side::A, problem.a), (Side::B, problem.b)]
             .map(|(side, operand)| ScaleForm::of(config.scales, side, operand.scales));
-        Self { problem: *problem, config, forms, sms: gpu.sms(), kernel }
+        Self { problem: *problem, config, interleave, forms, sms: gpu.sms(), kernel }
     }
 
     /// What it computes.
@@ -153,6 +178,11 @@ impl Plan {
     /// How it computes it.
     pub fn config(&self) -> KernelConfig {
         self.config
+    }
+
+    /// What was changed in the compiled kernel.
+    pub fn interleave(&self) -> Interleave {
+        self.interleave
     }
 
     /// The context that the kernel is loaded in.

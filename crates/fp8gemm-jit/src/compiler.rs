@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::sass::Interleave;
 use crate::{Cache, Compiled, Cubin, JitError, Key, Metadata, Nvrtc, Report};
 
 /// One translation unit with one kernel.
@@ -51,12 +52,29 @@ pub fn compile_checked(nvrtc: &Nvrtc, unit: &Unit<'_>) -> Result<Checked, JitErr
     let compiled = nvrtc.compile(unit.source, unit.kernel, unit.options)?;
     let report = Report::parse(&compiled.log)?;
     report.check()?;
-    let cubin = Cubin::parse(&compiled.cubin)?;
-    cubin.check_hopper()?;
-    if !cubin.kernels.iter().any(|kernel| kernel.name == unit.kernel) {
-        return Err(JitError::NotACubin { reason: format!("it does not hold kernel {}", unit.kernel) });
-    }
+    let cubin = check_cubin(&compiled.cubin, unit.kernel)?;
     Ok(Checked { compiled, report, cubin })
+}
+
+/// Whatever is run has passed this, as compiled or changed after that.
+fn check_cubin(bytes: &[u8], kernel: &str) -> Result<Cubin, JitError> {
+    let cubin = Cubin::parse(bytes)?;
+    cubin.check_hopper()?;
+    if !cubin.kernels.iter().any(|one| one.name == kernel) {
+        return Err(JitError::NotACubin { reason: format!("it does not hold kernel {kernel}") });
+    }
+    Ok(cubin)
+}
+
+/// A pattern in a compiled kernel, checked as what comes from the compiler is.
+fn interleave_checked(cubin: &[u8], kernel: &str, pattern: Interleave) -> Result<Vec<u8>, JitError> {
+    let changed = pattern.apply(cubin, kernel)?;
+    if check_cubin(&changed, kernel)? != Cubin::parse(cubin)? {
+        return Err(JitError::NotACubin {
+            reason: format!("pattern {pattern} changed more than kernel {kernel}'s code"),
+        });
+    }
+    Ok(changed)
 }
 
 /// A cache with the compiler behind it. NVRTC is looked for at the first call.
@@ -149,6 +167,41 @@ impl Compiler {
             compiled = Some((checked.report, checked.compiled.elapsed));
             Ok((checked.compiled.cubin, metadata))
         })?;
+        Ok(Made { cubin, compiled })
+    }
+
+    /// As [`make`](Self::make), then a pattern of yield and reuse flags in the promotion's `FFMA`. The cache
+    /// holds both kernels: the compiled one as ever, the changed one under a [key](Key::interleaved) and a
+    /// [name](Interleave::suffix) of its own. Without NVRTC it is made anew from the cached one.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`make`](Self::make) and of [`Interleave::apply`].
+    pub fn make_interleaved(&self, unit: &Unit<'_>, pattern: Interleave) -> Result<Made, JitError> {
+        // Not in the closure below: it must not ask the cache.
+        let made = self.make(unit)?;
+        if pattern == Interleave::AsCompiled {
+            return Ok(made);
+        }
+        let Made { cubin, compiled } = made;
+        let change = || interleave_checked(&cubin, unit.kernel, pattern);
+        let cubin = match self.nvrtc() {
+            Err(_) => change()?.into(),
+            Ok(nvrtc) => {
+                let key = Key::new(unit.source, unit.options, nvrtc.version()).interleaved(pattern);
+                self.cache.get_or_compile(&key, || {
+                    let begin = Instant::now();
+                    let changed = change()?;
+                    let metadata = Metadata {
+                        kernel: unit.kernel.to_owned(),
+                        configuration: format!("{}{}", unit.configuration, pattern.suffix()),
+                        nvrtc: nvrtc.version(),
+                        compile_milliseconds: begin.elapsed().as_secs_f64() * 1e3,
+                    };
+                    Ok((changed, metadata))
+                })?
+            }
+        };
         Ok(Made { cubin, compiled })
     }
 

@@ -16,6 +16,7 @@
 //! With ABI 8 the flags of `sm_90` and `sm_90a` are equal.
 
 use std::fmt;
+use std::ops::Range;
 
 use object::Endianness;
 use object::read::elf::{FileHeader, SectionHeader, SectionTable, Sym};
@@ -180,6 +181,28 @@ fn section<'a>(
         Some((_, section)) => section.data(endian, bytes).map(Some).map_err(text),
         None => Ok(None),
     }
+}
+
+/// Where the machine code of a kernel lies in the file.
+///
+/// # Errors
+/// [`JitError::NotACubin`], also where the kernel is not in it.
+pub(crate) fn code_range(bytes: &[u8], kernel: &str) -> Result<Range<usize>, JitError> {
+    let find = || {
+        let header = Header::parse(bytes).map_err(|_| "no ELF header".to_owned())?;
+        let endian = header.endian().map_err(text)?;
+        let sections = header.sections(endian, bytes).map_err(text)?;
+        let (_, section) = sections
+            .section_by_name(endian, format!(".text.{kernel}").as_bytes())
+            .ok_or_else(|| format!("it does not hold kernel {kernel}"))?;
+        let (from, length) = section.file_range(endian).ok_or_else(|| format!("kernel {kernel} has no code"))?;
+        let range = usize::try_from(from).ok().zip(from.checked_add(length).and_then(|to| to.try_into().ok()));
+        range
+            .map(|(from, to)| from..to)
+            .filter(|range| bytes.get(range.clone()).is_some())
+            .ok_or_else(|| format!("the code of kernel {kernel} lies outside the file"))
+    };
+    find().map_err(|reason| JitError::NotACubin { reason })
 }
 
 fn size_of(sections: &SectionTable<'_, Header>, endian: Endianness, name: &str) -> u64 {

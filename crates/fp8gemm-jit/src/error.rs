@@ -163,6 +163,34 @@ pub enum JitError {
         /// What it or the system said.
         reason: String,
     },
+    /// A kernel without a promotion by `FFMA`: there is nothing to interleave.
+    #[error("kernel {kernel} has no run of at least {least} consecutive FFMA, the longest has {longest}")]
+    NoFfmaRun {
+        /// The kernel.
+        kernel: String,
+        /// `FFMA` in its longest run.
+        longest: usize,
+        /// How many a run must have.
+        least: usize,
+    },
+    /// An `FFMA` in a run that no promotion has, so that the code is not touched.
+    #[error("kernel {kernel}: the FFMA at {address:#x}, {word:#034x}, is not as expected in a run: {rule}")]
+    UnknownFfma {
+        /// The kernel.
+        kernel: String,
+        /// Byte offset in the kernel.
+        address: u64,
+        /// Its 128 bits.
+        word: u128,
+        /// The rule it breaks.
+        rule: &'static str,
+    },
+    /// Text that is no pattern.
+    #[error("interleaving pattern {text:?}: expected as-compiled, none, deepgemm-2025 or one-in-four")]
+    Interleave {
+        /// The text as given.
+        text: String,
+    },
     /// Text that is not the key of a cache entry.
     #[error("cache key {text:?}: expected 64 lower-case hexadecimal digits")]
     Key {

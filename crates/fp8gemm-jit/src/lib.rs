@@ -12,7 +12,7 @@
 //! | [`Cache`] | keeps machine code in memory and on disk; lists, clears, exports, imports |
 //! | [`Compiler`] | all of them: source in, checked machine code out |
 //! | [`catalog`] | every configuration that can be chosen, and a small set that covers them |
-//! | [`sass`] | disassembly: counts instructions and holds them against the configuration |
+//! | [`sass`] | disassembly: counts instructions and holds them against the configuration; yield and reuse flags of the promotion by pattern |
 //!
 //! ```
 //! use fp8gemm_jit::{BASE_OPTIONS, JitError, Nvrtc, Report};

@@ -11,7 +11,7 @@
 
 use std::time::{Duration, Instant};
 
-use fp8gemm_jit::sass::{Disassembler, Listing};
+use fp8gemm_jit::sass::{Disassembler, FfmaRuns, Listing};
 use fp8gemm_jit::{BASE_OPTIONS, JitError, KERNEL, KernelConfig, Nvrtc, SHARED_LIMIT, Unit, catalog, compile_checked};
 
 /// The NVRTC that the kernels are made for.
@@ -57,7 +57,11 @@ fn judge(nvrtc: &Nvrtc, tool: &Disassembler, config: &KernelConfig) -> Result<Fo
         summary.utmastg,
         summary.instructions,
     );
-    let faults: Vec<_> = summary.faults(config).iter().map(ToString::to_string).collect();
+    let mut faults: Vec<_> = summary.faults(config).iter().map(ToString::to_string).collect();
+    // Kernels that promote otherwise, or a little at a time, have no run of FFMA.
+    if let Err(error @ JitError::UnknownFfma { .. }) = FfmaRuns::of(&checked.compiled.cubin, KERNEL) {
+        faults.push(error.to_string());
+    }
     Ok(Found { time, faults: faults.join("; ") })
 }
 
@@ -77,7 +81,8 @@ fn other_tiles(all: &[KernelConfig], config: &KernelConfig) -> Vec<KernelConfig>
 /// Breaks if a configuration of the cover does not compile, spills, has a stack frame or local
 /// memory, is serialised by ptxas (C75xx), does not fit shared memory, or its machine code is not
 /// what `fp8gemm_jit::sass` asks for: numbers of QGMMA and TMA instructions, no register-bank
-/// conflict in the promotion, no memory barrier in the main loop; or if compiling takes far longer
+/// conflict in the promotion, no memory barrier in the main loop; if a run of FFMA has one that
+/// `sass::Interleave` does not know; or if compiling takes far longer
 /// than it did (the median; with the reference, each). With another NVRTC than the reference: if a problem is left without a good kernel,
 /// or many are spoilt.
 #[test]

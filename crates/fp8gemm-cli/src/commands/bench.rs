@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use fp8gemm::hopper::HopperError;
+use fp8gemm::jit::sass::Interleave;
 use fp8gemm::jit::{Cache, Compiler, JitError};
 use fp8gemm::problem::Problem;
 use fp8gemm_bench::{
@@ -22,6 +23,7 @@ Examples:
   fp8gemm bench                                     the lists dense and wgrad
   fp8gemm bench 4096 7168 2048                      one shape, as `4096x7168x2048`
   fp8gemm bench '512x4096x7168 a=e4m3:row b=e4m3:row d=bf16 policy=chain' --regime all
+  fp8gemm bench 4096 7168 16384 --interleave none,deepgemm-2025,one-in-four --regime cold,sustained
   fp8gemm bench --shapes mine.csv --csv out.csv     columns m,n,k[,out,accumulate][,<name>_us ...]
 
 cold: 8 GB are set before each run, kernel times by CUPTI, rivals taking turns; sustained: back to back; \
@@ -58,6 +60,10 @@ pub(crate) struct BenchArgs {
     /// schedule (pp: ping-pong, sk: stream-K), d (direct stores), a group (g8)
     #[arg(long, value_name = "NAME")]
     config: Option<String>,
+    /// Time our kernel also with these patterns of yield flags in its promotion, beside what the compiler
+    /// made: none, deepgemm-2025, one-in-four (docs/jit.md)
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    interleave: Vec<Interleave>,
     /// Ordinal of the GPU
     #[arg(long, value_name = "N", default_value_t = 0)]
     device: usize,
@@ -201,6 +207,7 @@ fn options(args: &BenchArgs) -> Options {
     options.rivals = !args.no_rivals;
     options.events = args.events;
     options.configuration = args.config.clone();
+    options.interleave = args.interleave.clone();
     options
 }
 

@@ -6,9 +6,13 @@ use std::str::FromStr;
 use sha2::{Digest, Sha256};
 
 use crate::JitError;
+use crate::sass::Interleave;
 
 /// Hashed first, so that a change of what is hashed changes every key.
 const FORMAT: &[u8] = b"fp8gemm kernel key 1\n";
+
+/// The same for kernels whose machine code is changed after compilation; a change of a pattern is one too.
+const INTERLEAVED: &[u8] = b"fp8gemm interleaved kernel key 1\n";
 
 /// SHA-256 of a kernel's specialised source, compiler options and compiler version.
 ///
@@ -45,6 +49,27 @@ impl Key {
             hash.update((text.len() as u64).to_le_bytes());
             hash.update(text);
         }
+        Self(hash.finalize().into())
+    }
+
+    /// The key of the kernel that this pattern makes of the kernel of this key:
+    /// [`AsCompiled`](Interleave::AsCompiled) leaves it, for another one SHA-256 over a format line, this
+    /// key's bytes and the pattern's name.
+    ///
+    /// ```
+    /// use fp8gemm_jit::sass::Interleave;
+    /// use fp8gemm_jit::{BASE_OPTIONS, Key};
+    ///
+    /// let key = Key::new("extern \"C\" __global__ void k() {}", &BASE_OPTIONS, (13, 0));
+    /// assert_eq!(key.interleaved(Interleave::AsCompiled), key);
+    /// assert_ne!(key.interleaved(Interleave::None), key);
+    /// ```
+    #[must_use]
+    pub fn interleaved(&self, pattern: Interleave) -> Self {
+        if pattern == Interleave::AsCompiled {
+            return *self;
+        }
+        let hash = Sha256::new().chain_update(INTERLEAVED).chain_update(self.0).chain_update(pattern.name());
         Self(hash.finalize().into())
     }
 
@@ -91,6 +116,7 @@ impl FromStr for Key {
 #[cfg(test)]
 mod tests {
     use super::Key;
+    use crate::sass::Interleave;
 
     /// Breaks if what is hashed changes without a new format line: shipped entries would be orphaned.
     /// The value is from a plain reading of the formula with Python's hashlib.
@@ -117,6 +143,17 @@ mod tests {
         for (index, key) in keys.iter().enumerate() {
             assert!(!keys[..index].contains(key), "{index}");
         }
+    }
+
+    /// Breaks if a changed kernel could be taken for the compiled one, or for one changed otherwise, or if
+    /// what is hashed changes silently. The value is from Python's hashlib.
+    #[test]
+    fn patterns_have_keys_of_their_own() {
+        let key = Key::new("source\n", &["-a", "--long=1"], (13, 0));
+        let keys = Interleave::ALL.map(|pattern| key.interleaved(pattern));
+        assert_eq!(keys[0], key);
+        assert!((1..4).all(|index| !keys[..index].contains(&keys[index])), "{keys:?}");
+        assert_eq!(keys[1].to_string(), "07e64d543a6e8a15e9de545753a5a7ff928b17888458e14032ec29676cfa0bd2");
     }
 
     /// Breaks if a text that is not exactly a key parses: keys become file names.

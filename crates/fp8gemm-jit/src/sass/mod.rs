@@ -16,14 +16,20 @@
 //! A main loop is an innermost natural loop with a `QGMMA` (`loops.rs`). Registers of even and of odd
 //! number are two banks (Hopper); an operand that the instruction before left in the collector
 //! (`.reuse`, in the same place) is not read again.
+//!
+//! [`Interleave`] changes machine code, in two flags of the promotion's `FFMA`; for that the bits are read,
+//! not the text.
 
 mod gate;
+mod interleave;
 mod listing;
 mod loops;
 mod order;
 mod tool;
+mod word;
 
 pub use gate::{Expected, Fault, expected};
+pub use interleave::{FfmaRuns, Interleave};
 pub use listing::{Instruction, Listing};
 pub use order::Order;
 pub use tool::Disassembler;

@@ -71,6 +71,10 @@ pub(crate) fn row(row: &Row) -> Result<(), CliError> {
     }
     for entry in &row.entries {
         let name = &entry.name;
+        if let Some(times) = entry.cold.filter(|_| name.starts_with("ours_")) {
+            let ratio = number(entry.ratio, 0, 3);
+            text += &format!("    {name}: {:.2} us, median {:.2}, x {ratio}\n", times.mean, times.median);
+        }
         if let Some(sustained) = &entry.sustained {
             text += &format!("    {}\n", sustained_line(name, row.flop(), sustained));
         }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use fp8gemm::jit::catalog::{self, Entry};
+use fp8gemm::jit::sass::Interleave;
 use fp8gemm::jit::{Cache, Compiler, choose};
 use serde::Serialize;
 
@@ -79,7 +80,7 @@ fn one(args: &CompileArgs, compiler: &Compiler, json: bool) -> Result<u8, CliErr
     let problem = args.problem.needed()?;
     let (mut kernels, mut passed_over, mut cached) = (Vec::new(), Vec::new(), 0);
     for sms in args.problem.sms() {
-        let (config, made, passed) = make(compiler, &choose(&problem, sms)?)?;
+        let (config, made, passed) = make(compiler, &choose(&problem, sms)?, Interleave::AsCompiled)?;
         passed_over.extend(passed);
         match made.compiled {
             Some((report, time)) => kernels.push(Done::new(config.kernel_name(), &report, time)),

@@ -8,6 +8,7 @@ mod workers;
 
 use clap::{Args, Subcommand};
 use fp8gemm::jit::catalog::Entry;
+use fp8gemm::jit::sass::Interleave;
 use fp8gemm::jit::{Choice, Compiler, JitError, KernelConfig, Made};
 use serde::Serialize;
 
@@ -19,6 +20,7 @@ Examples:
   fp8gemm kernels explain 4096 7168 16384 --sms 78,132
   fp8gemm kernels compile 512 7168 2048 --output-type f32
   fp8gemm kernels compile --all
+  fp8gemm kernels sass 4096 7168 2048 --interleave one-in-four
   fp8gemm kernels sass --summary \"4096x4096x7168 a=e4m3:1x128 b=e4m3:1x128 d=f32 c=f32 beta=1\"
 
 Kernels are compiled by NVRTC, which needs no GPU, into the cache of compiled kernels (see `fp8gemm \
@@ -105,14 +107,18 @@ impl Resources {
 type PassedOver = Vec<(String, String)>;
 
 /// The kernel that a plan takes, from the cache or compiled now: the first candidate that the
-/// compiler does not spoil.
-fn make(compiler: &Compiler, choice: &Choice) -> Result<(KernelConfig, Made, PassedOver), CliError> {
+/// compiler does not spoil, with a pattern in its promotion.
+fn make(
+    compiler: &Compiler,
+    choice: &Choice,
+    interleave: Interleave,
+) -> Result<(KernelConfig, Made, PassedOver), CliError> {
     let mut passed_over = Vec::new();
     let mut last = None;
     for config in choice.candidates.iter().map(|estimate| estimate.config) {
         let entry = Entry::Gemm(config);
         let (source, name) = (entry.source(), entry.to_string());
-        match compiler.make(&entry.unit(&source, &name)) {
+        match compiler.make_interleaved(&entry.unit(&source, &name), interleave) {
             Ok(made) => return Ok((config, made, passed_over)),
             Err(error @ JitError::Rejected { .. }) => {
                 passed_over.push((name, error.to_string()));

@@ -1,8 +1,8 @@
 //! `fp8gemm kernels sass`: the machine code of a problem's kernel.
 
 use clap::Args;
-use fp8gemm::jit::sass::{Disassembler, Listing, Summary};
-use fp8gemm::jit::{Cache, Compiler, choose};
+use fp8gemm::jit::sass::{Disassembler, FfmaRuns, Interleave, Listing, Summary};
+use fp8gemm::jit::{Cache, Compiler, KERNEL, choose};
 use fp8gemm_bench::find_configuration;
 use serde::Serialize;
 
@@ -21,6 +21,9 @@ pub(crate) struct SassArgs {
     /// --config` has it: e.g. 256x112 or 64x40_s8_f4
     #[arg(long, value_name = "NAME")]
     config: Option<String>,
+    /// Set yield and reuse flags in the promotion as this pattern says: none, deepgemm-2025, one-in-four
+    #[arg(long, value_name = "PATTERN", default_value_t)]
+    interleave: Interleave,
     #[command(flatten)]
     problem: ProblemArgs,
 }
@@ -35,6 +38,8 @@ struct Report {
     passed_over: PassedOver,
     disassembler: String,
     summary: Summary,
+    /// Yield and reuse flags in the promotion.
+    ffma_runs: Option<FfmaRuns>,
     /// What is not as it should be.
     faults: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,7 +58,7 @@ pub(super) fn run(args: &SassArgs, json: bool) -> Result<u8, CliError> {
     let compiler = Compiler::new(Cache::from_environment(), None);
     let nvrtc = compiler.nvrtc().ok().map(|nvrtc| nvrtc.path().to_owned());
     let tool = Disassembler::find(nvrtc.as_deref())?;
-    let (config, made, passed_over) = make(&compiler, &choice)?;
+    let (config, made, passed_over) = make(&compiler, &choice, args.interleave)?;
     let text = tool.disassemble(&made.cubin)?;
     let summary = Listing::parse(&text)?.summary();
     let faults: Vec<_> = summary.faults(&config).iter().map(ToString::to_string).collect();
@@ -62,10 +67,12 @@ pub(super) fn run(args: &SassArgs, json: bool) -> Result<u8, CliError> {
         command: "kernels",
         action: "sass",
         problem: problem.to_string(),
-        configuration: config.kernel_name(),
+        configuration: config.kernel_name() + &args.interleave.suffix(),
         passed_over,
         disassembler: tool.path().display().to_string(),
         summary,
+        // Of an FFMA that is not known, the listing tells more than this.
+        ffma_runs: FfmaRuns::of(&made.cubin, KERNEL).ok(),
         faults,
         sass: (!args.summary).then_some(text),
     };
@@ -104,6 +111,13 @@ impl Report {
                 ("  FFMA (promotion)", one.ffma),
                 ("  FFMA with a register-bank conflict", one.ffma_conflicts),
                 ("  MEMBAR.ALL", one.membar_all),
+            ]);
+        }
+        if let Some(runs) = &self.ffma_runs {
+            rows.extend([
+                ("FFMA in runs of 8 and more", runs.ffma),
+                ("  that yield", runs.yielding),
+                ("  that keep a source for the next", runs.reusing),
             ]);
         }
         let rows: Vec<_> = rows.into_iter().map(|(what, count)| vec![what.to_owned(), format!("{count:>6}")]).collect();

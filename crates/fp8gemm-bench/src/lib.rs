@@ -2,12 +2,14 @@
 //!
 //! | regime | what happens | who measures |
 //! |---|---|---|
-//! | cold | a memset of 8 GB before every run, rivals taking turns | CUPTI: the kernel's own time |
+//! | cold | a memset of 8 GB (or a read, [`Flush`]) before every run, rivals taking turns | CUPTI: the kernel's own time |
+//! | warm | the same launch again and again: what fits the L2 cache is there | CUPTI |
 //! | sustained | back to back for seconds, buffers taking turns | events around many launches |
-//! | graph | a CUDA graph of 20 launches with different weights | events around the graph |
+//! | graph | a CUDA graph of 20 or more launches with different weights | events around the graph |
 //!
 //! The cold regime is that of the recorded times in [`List`], so that they can be compared; the
-//! method is described in `docs/benchmarking.md`. Before anything is timed, rows of our D are compared
+//! method is described in `docs/benchmarking.md`. Beside the rivals a kernel is timed that only moves
+//! memory ([`Row::over_floor`]). Before anything is timed, rows of our D are compared
 //! with the twin (`fp8gemm-sim`), every bit.
 //!
 //! ```no_run
@@ -35,6 +37,7 @@ mod graph;
 mod inputs;
 mod library;
 mod memory;
+mod memory_kernels;
 mod nvml;
 mod recorder;
 mod report;
@@ -45,9 +48,10 @@ mod subject;
 mod sustained;
 
 pub use error::BenchError;
+pub use memory_kernels::Flush;
 pub use nvml::GpuState;
 pub use recorder::{CublasLtRecorder, LtInputs};
-pub use report::{Entry, Machine, Row, Sustained, geometric_means, write_csv};
+pub use report::{Entry, Machine, Row, Sustained, floor_mean, geometric_means, write_csv};
 pub use session::{Options, Session};
 pub use shapes::{DEEPGEMM, List, RULER, Shape, parse as parse_shapes};
 pub use stats::{Times, geometric_mean};

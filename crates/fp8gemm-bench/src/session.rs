@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
 use fp8gemm_hopper::{Gpu, Plan, PlanOptions};
-use fp8gemm_jit::Compiler;
+use fp8gemm_jit::{Compiler, MemoryKernel};
 use fp8gemm_problem::Problem;
 use fp8gemm_problem::ScaleLayout::{Block1x128, Block128x128, Tensor};
 
@@ -13,8 +13,9 @@ use crate::cold::{Timer, wait};
 use crate::cublaslt::CublasLt;
 use crate::inputs::{Operand, Pattern};
 use crate::memory::Buffer;
+use crate::memory_kernels::{Flush, Flusher, Loaded};
 use crate::nvml::{Monitor, Readings};
-use crate::report::{BLOCK, Entry, Machine, OURS, Row, TENSOR};
+use crate::report::{BLOCK, Entry, FLOOR, Machine, OURS, Row, TENSOR};
 use crate::shapes::Shape;
 use crate::stats::Times;
 use crate::subject::{Buffers, Subject, block_buffers, initial_d, l2_bytes, stride_of_d, tensor_buffers};
@@ -26,13 +27,17 @@ use crate::{BenchError, check, configuration, graph, sustained};
 pub struct Options {
     /// After a flush of the L2 cache: the regime of the recorded times.
     pub cold: bool,
+    /// The same launch again and again.
+    pub warm: bool,
     /// Back to back.
     pub sustained: bool,
     /// A CUDA graph of launches with different weights.
     pub graph: bool,
-    /// Runs of each rival in the cold regime, replays in the graph regime.
+    /// Runs of each rival in the cold and warm regimes, replays in the graph regime.
     pub repeat: usize,
-    /// Bytes that are set before each cold run.
+    /// How the L2 cache is flushed before each cold run.
+    pub flush: Flush,
+    /// Bytes that are set or read for that.
     pub flush_bytes: usize,
     /// Seconds of the sustained regime, for each rival.
     pub seconds: f64,
@@ -40,6 +45,8 @@ pub struct Options {
     pub check: bool,
     /// Whether cuBLASLt is measured too.
     pub rivals: bool,
+    /// Whether a kernel that only moves memory is measured too.
+    pub floor: bool,
     /// Use events even where CUPTI is there.
     pub events: bool,
     /// A kernel configuration instead of the chosen one: words of a name, e.g. `256x112` or
@@ -53,13 +60,16 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             cold: true,
+            warm: false,
             sustained: false,
             graph: false,
             repeat: 30,
-            flush_bytes: 8_000_000_000,
+            flush: Flush::Memset,
+            flush_bytes: Flush::Memset.default_bytes(),
             seconds: 2.0,
             check: true,
             rivals: true,
+            floor: true,
             events: false,
             configuration: None,
         }
@@ -79,6 +89,10 @@ impl Options {
         if !(self.seconds > 0.0 && self.seconds <= 600.0) {
             return fail("seconds", self.seconds.to_string(), "it must be above 0 and at most 600");
         }
+        if self.flush == Flush::Read && self.flush_bytes < Flush::LEAST_READ {
+            let rule = "a flush that reads must read 256 MiB or more, or operands stay in the L2 cache";
+            return fail("flush-bytes", self.flush_bytes.to_string(), rule);
+        }
         Ok(())
     }
 }
@@ -87,7 +101,8 @@ impl Options {
 pub struct Session {
     // Dropped from first to last: the library frees its workspace before the stream goes.
     cublaslt: Result<CublasLt, String>,
-    flush: Buffer,
+    flush: Option<Flusher>,
+    floor: Option<Loaded>,
     scratch: Buffer,
     timer: Timer,
     monitor: Result<Monitor, String>,
@@ -121,10 +136,14 @@ impl Session {
             Err("not asked for".to_owned())
         };
         let monitor = Monitor::open(gpu.context()).map_err(|error| error.to_string());
-        let flush = Buffer::filled(&stream, if options.cold { options.flush_bytes } else { 1 }, 0)?;
+        let sms = gpu.sms();
+        let flusher = || Flusher::new(&stream, &compiler, options.flush, options.flush_bytes, sms);
+        let flush = options.cold.then(flusher).transpose()?;
+        let loaded = || Loaded::new(gpu.context(), &compiler, MemoryKernel::Stream, sms);
+        let floor = options.floor.then(loaded).transpose()?;
         let scratch = Buffer::filled(&stream, 4 * l2_bytes(gpu.context()), 0)?;
         wait(&stream)?;
-        Ok(Self { cublaslt, flush, scratch, timer, monitor, stream, gpu, compiler, options })
+        Ok(Self { cublaslt, flush, floor, scratch, timer, monitor, stream, gpu, compiler, options })
     }
 
     /// What was found.
@@ -169,6 +188,9 @@ impl Session {
         };
 
         let mut subjects = vec![ours];
+        if let Some(kernel) = &self.floor {
+            subjects.push(Subject::floor(stream, kernel, problem, &ours_buffers)?);
+        }
         let mut refused = BTreeMap::new();
         if let Ok(library) = &self.cublaslt {
             let tools = (stream, library, &self.scratch);
@@ -208,16 +230,18 @@ impl Session {
                 host: Timer::host(stream, &subject)?,
                 cold: None,
                 ratio: None,
+                warm: None,
                 sustained: None,
+                graph_launches: None,
                 graph: None,
                 graph_overlapped: None,
             };
             pairs.push((subject, entry));
         }
         let mut readings = Readings::default();
-        if options.cold {
+        if let Some(flush) = &self.flush {
             let all: Vec<_> = pairs.iter().map(|(subject, _)| subject).collect();
-            let times = self.timer.cold(stream, &all, &self.flush, options.repeat, monitor, &mut readings)?;
+            let times = self.timer.cold(stream, &all, flush, options.repeat, monitor, &mut readings)?;
             let ours = times.first().cloned().unwrap_or_default();
             for ((_, entry), times) in pairs.iter_mut().zip(times) {
                 entry.cold = Times::of(&times);
@@ -226,13 +250,21 @@ impl Session {
             }
             drop_slower(&mut pairs);
         }
+        if options.warm {
+            let all: Vec<_> = pairs.iter().map(|(subject, _)| subject).collect();
+            let times = self.timer.warm(stream, &all, options.repeat)?;
+            pairs.iter_mut().zip(times).for_each(|((_, entry), times)| entry.warm = Times::of(&times));
+        }
         // The heuristic's first algorithm is there for the cold regime only.
         for (subject, entry) in pairs.iter_mut().filter(|(_, entry)| !entry.name.ends_with("_first")) {
-            if options.sustained {
+            // The floor draws little power: back to back says nothing of it.
+            if options.sustained && entry.name != FLOOR {
                 entry.sustained = Some(sustained::run(stream, subject, options.seconds, monitor)?);
             }
             if options.graph {
-                (entry.graph, entry.graph_overlapped) = graph::run(stream, subject, options.repeat)?;
+                let chain = graph::run(stream, subject, options.repeat)?;
+                (entry.graph, entry.graph_overlapped) = (chain.plain, chain.overlapped);
+                entry.graph_launches = Some(chain.launches);
             }
         }
         let entries = pairs.into_iter().map(|(_, entry)| entry).collect();
@@ -280,18 +312,19 @@ mod tests {
     fn the_faster_algorithm_is_the_rival() {
         let entry = |name: &str, us: f64| {
             let cold = Times::of(&[us]);
-            let (host, ratio, sustained, graph, graph_overlapped) = (None, None, None, None, None);
             (
                 (),
                 Entry {
                     name: name.to_owned(),
                     detail: String::new(),
-                    host,
+                    host: None,
                     cold,
-                    ratio,
-                    sustained,
-                    graph,
-                    graph_overlapped,
+                    ratio: None,
+                    warm: None,
+                    sustained: None,
+                    graph_launches: None,
+                    graph: None,
+                    graph_overlapped: None,
                 },
             )
         };

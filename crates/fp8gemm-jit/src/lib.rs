@@ -5,6 +5,7 @@
 //! | [`KernelConfig`] | the constants of one kernel, and its source |
 //! | [`ElementwiseKernel`] | the constants of a kernel that quantises or transposes, and its source |
 //! | [`ProbeKernel`] | kernels that run single instructions, to find out what the hardware does |
+//! | [`MemoryKernel`] | kernels that only move memory: a floor to measure against |
 //! | [`choose`] | picks a configuration for a problem and a GPU, and says why |
 //! | [`Nvrtc`] | finds and loads NVIDIA's run-time compiler, and compiles a source for `sm_90a` |
 //! | [`Report`] | reads what ptxas says: registers, stack, spills, serialised `wgmma`; rejects bad kernels |
@@ -41,6 +42,7 @@ mod config;
 mod cubin;
 mod elementwise;
 mod error;
+mod memory_kernel;
 #[cfg(feature = "mutants")]
 pub mod mutants;
 mod nvrtc;
@@ -57,6 +59,7 @@ pub use config::{Accumulation, KernelConfig, KernelScales, SHARED_LIMIT, Schedul
 pub use cubin::{Architecture, Cubin, CubinKernel};
 pub use elementwise::{BlockScales, ElementwiseKernel, QuantizeKernel};
 pub use error::JitError;
+pub use memory_kernel::MemoryKernel;
 pub use nvrtc::{Attempt, Attempts, BASE_OPTIONS, Compiled, NVRTC_VARIABLE, Nvrtc, Place};
 pub use probe::{ProbeAccumulator, ProbeKernel};
 pub use report::{Defect, FunctionReport, KernelReport, LocalMemory, Remark, Report};

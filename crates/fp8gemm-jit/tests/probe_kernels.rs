@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use fp8gemm_jit::{BASE_OPTIONS, Nvrtc, ProbeAccumulator, ProbeKernel, Unit, compile_checked};
+use fp8gemm_jit::{BASE_OPTIONS, MemoryKernel, Nvrtc, ProbeAccumulator, ProbeKernel, Unit, compile_checked};
 use fp8gemm_problem::OperandType;
 
 /// Every n with one combination of the rest, in turn, and every combination of the rest with one n.
@@ -57,4 +57,17 @@ fn every_probe_compiles_cleanly() {
         names.insert(name);
     }
     println!("{} kernels", names.len());
+}
+
+/// Breaks if a kernel that only moves memory does not compile cleanly.
+#[test]
+#[ignore = "needs NVRTC"]
+fn memory_kernels_compile_cleanly() {
+    let nvrtc = Nvrtc::find(None).unwrap();
+    for kernel in MemoryKernel::ALL {
+        let (source, name) = (kernel.source(), kernel.to_string());
+        let unit = Unit { source: &source, kernel: kernel.symbol(), configuration: &name, options: &BASE_OPTIONS };
+        let checked = compile_checked(&nvrtc, &unit).unwrap_or_else(|error| panic!("{name}: {error}"));
+        println!("{:6.0} ms  {name}", checked.compiled.elapsed.as_secs_f64() * 1e3);
+    }
 }

@@ -31,7 +31,7 @@ pub(crate) struct StreamArguments {
     d_bytes: u64,
 }
 
-/// `struct ReadArguments` of `read.cu`.
+/// `struct ReadArguments` of `read.cu`; all zeros are read.
 #[repr(C)]
 struct ReadArguments {
     from: u64,

@@ -12,6 +12,7 @@
 //! | [`Cubin`] | reads machine code: architecture, kernels, sizes |
 //! | [`Cache`] | keeps machine code in memory and on disk; lists, clears, exports, imports |
 //! | [`Compiler`] | all of them: source in, checked machine code out |
+//! | [`tuning`] | tables of measured configurations, and what is chosen with them |
 //! | [`catalog`] | every configuration that can be chosen, and a small set that covers them |
 //! | [`sass`] | disassembly: counts instructions and holds them against the configuration |
 //!
@@ -30,7 +31,8 @@
 //! ```
 //!
 //! Environment: [`FP8GEMM_NVRTC`](NVRTC_VARIABLE) names NVRTC or its folder,
-//! [`FP8GEMM_CACHE_DIR`](CACHE_VARIABLE) the folder of the cache.
+//! [`FP8GEMM_CACHE_DIR`](CACHE_VARIABLE) the folder of the cache,
+//! [`FP8GEMM_TUNING`](tuning::TUNING_VARIABLE) another tuning table than the one there, or `off`.
 
 #![deny(unsafe_code)]
 
@@ -50,11 +52,12 @@ mod probe;
 mod report;
 pub mod sass;
 mod source;
+pub mod tuning;
 mod wgmma;
 
 pub use cache::{CACHE_VARIABLE, Cache, Cleared, Imported, Key, Listed, Metadata, cache_root};
 pub use choose::{Choice, Estimate, choose, streams, tiles, tma_can_store};
-pub use compiler::{Checked, Compiler, Made, Unit, compile_checked};
+pub use compiler::{Checked, Compiler, Made, Statistics, Unit, compile_checked};
 pub use config::{Accumulation, KernelConfig, KernelScales, SHARED_LIMIT, Schedule, Share, Store};
 pub use cubin::{Architecture, Cubin, CubinKernel};
 pub use elementwise::{BlockScales, ElementwiseKernel, QuantizeKernel};

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use crate::JitError;
 use folder::Folder;
+pub(crate) use folder::{lock_file, write_whole};
 
 pub use entry::Metadata;
 pub use key::Key;
@@ -125,6 +126,11 @@ impl Cache {
     /// The folder of the entries.
     pub fn folder(&self) -> Option<&Path> {
         self.folder.as_ref().map(Folder::path)
+    }
+
+    /// The file of the tuning table: `tuning.json` in the folder.
+    pub fn tuning_path(&self) -> Option<PathBuf> {
+        Some(self.folder()?.join(crate::tuning::FILE))
     }
 
     /// The kernel, if it is in memory or on disk. Waits if a thread is compiling it.

@@ -24,6 +24,8 @@
 //! }
 //! # Ok::<(), fp8gemm_bench::BenchError>(())
 //! ```
+//!
+//! [`tune()`] finds the fastest configuration of a problem with the same clocks.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
@@ -38,6 +40,7 @@ mod inputs;
 mod library;
 mod memory;
 mod memory_kernels;
+mod models;
 mod nvml;
 mod recorder;
 mod report;
@@ -46,12 +49,17 @@ mod shapes;
 mod stats;
 mod subject;
 mod sustained;
+mod tune;
+mod tune_gpu;
 
 pub use error::BenchError;
 pub use memory_kernels::Flush;
+pub use models::Model;
 pub use nvml::GpuState;
 pub use recorder::{CublasLtRecorder, LtInputs};
 pub use report::{Entry, Machine, Row, Sustained, floor_mean, geometric_means, write_csv};
 pub use session::{Options, Session};
 pub use shapes::{DEEPGEMM, List, RULER, Shape, parse as parse_shapes};
 pub use stats::{Times, geometric_mean};
+pub use tune::{Measure, Outcome, tune};
+pub use tune_gpu::{Compile, GpuMeasure};

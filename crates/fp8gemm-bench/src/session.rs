@@ -101,15 +101,15 @@ impl Options {
 pub struct Session {
     // Dropped from first to last: the library frees its workspace before the stream goes.
     cublaslt: Result<CublasLt, String>,
-    flush: Option<Flusher>,
+    pub(crate) flush: Option<Flusher>,
     floor: Option<Loaded>,
     scratch: Buffer,
-    timer: Timer,
-    monitor: Result<Monitor, String>,
-    stream: Arc<CudaStream>,
-    gpu: Gpu,
-    compiler: Compiler,
-    options: Options,
+    pub(crate) timer: Timer,
+    pub(crate) monitor: Result<Monitor, String>,
+    pub(crate) stream: Arc<CudaStream>,
+    pub(crate) gpu: Gpu,
+    pub(crate) compiler: Compiler,
+    pub(crate) options: Options,
 }
 
 impl Session {

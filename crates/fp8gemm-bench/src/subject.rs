@@ -104,6 +104,22 @@ impl<'a> Subject<'a> {
         Self { name: "ours", detail, maker, sets: Vec::new() }.with_sets(vec![buffers])
     }
 
+    /// Another plan of the same problem on the same buffers; `None` where it wants scales laid out otherwise.
+    pub(crate) fn with_plan(&self, stream: &Arc<CudaStream>, plan: &Plan) -> Result<Option<Self>, BenchError> {
+        let Maker::Ours { plan: own, stride_scale_a, stride_scale_b, .. } = &self.maker else { return Ok(None) };
+        if [Side::A, Side::B].iter().any(|side| own.scale_form(*side) != plan.scale_form(*side)) {
+            return Ok(None);
+        }
+        let maker = Maker::Ours {
+            plan: plan.clone(),
+            workspace: Arc::new(Buffer::filled(stream, plan.workspace_bytes(), 0)?),
+            stride_scale_a: *stride_scale_a,
+            stride_scale_b: *stride_scale_b,
+        };
+        let like = Self { name: self.name, detail: plan.config().to_string(), maker, sets: Vec::new() };
+        like.with_sets(vec![self.buffers().clone()]).map(Some)
+    }
+
     /// The kernel that reads the weights and A of these buffers and writes as much as D has.
     pub(crate) fn floor(
         stream: &Arc<CudaStream>,

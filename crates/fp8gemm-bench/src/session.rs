@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
 use fp8gemm_hopper::{Gpu, Plan, PlanOptions};
+use fp8gemm_jit::tuning::Device;
 use fp8gemm_jit::{Compiler, MemoryKernel};
 use fp8gemm_problem::Problem;
 use fp8gemm_problem::ScaleLayout::{Block1x128, Block128x128, Tensor};
@@ -158,6 +159,16 @@ impl Session {
             cublaslt: self.cublaslt.as_ref().map_or_else(said, CublasLt::describe),
             monitor: self.monitor.as_ref().map_or_else(said, |_| "NVML".to_owned()),
         }
+    }
+
+    /// What a tuning table is looked up by.
+    pub fn device(&self) -> Device {
+        self.gpu.device()
+    }
+
+    /// The compiler with its cache.
+    pub fn compiler(&self) -> &Compiler {
+        &self.compiler
     }
 
     /// Times one problem in every regime that is asked for.

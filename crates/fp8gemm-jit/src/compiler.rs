@@ -136,17 +136,22 @@ impl Compiler {
     /// names, else those beside the cache, read at the first call; `None` if they are switched off.
     pub fn tuning(&self) -> Option<&Tuning> {
         let tuned = self.tuning.get_or_init(|| {
-            let path = match std::env::var_os(TUNING_VARIABLE).filter(|value| !value.is_empty()) {
-                Some(value) if value == "off" => return Tuned::Off,
-                Some(path) => Some(PathBuf::from(path)),
-                None => self.cache.tuning_path(),
-            };
-            Tuned::Tables(path.map_or_else(Tuning::default, |path| Tuning::load(&path)))
+            if std::env::var_os(TUNING_VARIABLE).is_some_and(|value| value == "off") {
+                return Tuned::Off;
+            }
+            Tuned::Tables(self.tuning_path().map_or_else(Tuning::default, |path| Tuning::load(&path)))
         });
         match tuned {
             Tuned::Off => None,
             Tuned::Tables(tuning) => Some(tuning),
         }
+    }
+
+    /// Where tuning tables are read from and written to: the file that [`FP8GEMM_TUNING`](TUNING_VARIABLE)
+    /// names, else the one beside the cache; `None` if the cache has no folder.
+    pub fn tuning_path(&self) -> Option<PathBuf> {
+        let named = std::env::var_os(TUNING_VARIABLE).filter(|value| !value.is_empty() && value != "off");
+        named.map(PathBuf::from).or_else(|| self.cache.tuning_path())
     }
 
     /// Chooses a configuration for a problem on a device: by [tuning table](Self::tuning) where one fits,

@@ -56,12 +56,8 @@ pub(crate) struct BenchArgs {
     /// Runs of each rival in regimes cold and warm, replays in regime graph
     #[arg(long, value_name = "RUNS", default_value_t = Options::default().repeat)]
     repeat: usize,
-    /// What empties the L2 cache before each cold run
-    #[arg(long, value_enum, default_value_t = FlushName::Memset)]
-    flush: FlushName,
-    /// Bytes that are set or read for that [default: 8000000000 set, 536870912 read]
-    #[arg(long, value_name = "BYTES")]
-    flush_bytes: Option<usize>,
+    #[command(flatten)]
+    flush: FlushArgs,
     /// Seconds of regime sustained, for each rival
     #[arg(long, value_name = "SECONDS", default_value_t = Options::default().seconds)]
     seconds: f64,
@@ -88,6 +84,27 @@ pub(crate) struct BenchArgs {
     /// Also write the rows to this file
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+}
+
+/// How the L2 cache is flushed.
+#[derive(Debug, Args)]
+pub(super) struct FlushArgs {
+    /// What empties the L2 cache before each cold run
+    #[arg(long, value_enum, default_value_t = FlushName::Memset)]
+    flush: FlushName,
+    /// Bytes that are set or read for that [default: 8000000000 set, 536870912 read]
+    #[arg(long, value_name = "BYTES")]
+    flush_bytes: Option<usize>,
+}
+
+impl FlushArgs {
+    pub(super) fn set(&self, options: &mut Options) {
+        options.flush = match self.flush {
+            FlushName::Memset => Flush::Memset,
+            FlushName::Read => Flush::Read,
+        };
+        options.flush_bytes = self.flush_bytes.unwrap_or(options.flush.default_bytes());
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -232,11 +249,7 @@ fn options(args: &BenchArgs) -> Options {
     options.sustained = has(Regime::Sustained);
     options.graph = has(Regime::Graph);
     options.repeat = args.repeat;
-    options.flush = match args.flush {
-        FlushName::Memset => Flush::Memset,
-        FlushName::Read => Flush::Read,
-    };
-    options.flush_bytes = args.flush_bytes.unwrap_or(options.flush.default_bytes());
+    args.flush.set(&mut options);
     options.seconds = args.seconds;
     options.check = !args.no_check;
     options.rivals = !args.no_rivals;
@@ -280,7 +293,7 @@ fn shapes(args: &BenchArgs) -> Result<Vec<Shape>, CliError> {
 }
 
 /// Three numbers in a row are a shape; so is `MxNxK`; anything with a blank is a whole problem.
-fn problems(words: &[String]) -> Result<Vec<Shape>, CliError> {
+pub(super) fn problems(words: &[String]) -> Result<Vec<Shape>, CliError> {
     let mut shapes = Vec::new();
     let mut numbers = Vec::new();
     let bad = |word: &str| usage(format!("`{word}` is no problem: give M N K, MxNxK, or a whole one in quotes"));
@@ -330,7 +343,7 @@ fn usage(reason: String) -> CliError {
     CliError::Usage(reason)
 }
 
-fn failed(error: BenchError) -> CliError {
+pub(super) fn failed(error: BenchError) -> CliError {
     if error.is_missing() {
         return CliError::Missing { engine: "hopper", reason: error.to_string() };
     }

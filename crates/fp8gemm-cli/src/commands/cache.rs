@@ -33,7 +33,7 @@ enum What {
     List,
     /// Remove every kernel
     Clear,
-    /// Write all sound kernels into a bundle (tar)
+    /// Write all sound kernels and the tuning table into a bundle (tar)
     Export {
         /// Where it goes
         file: PathBuf,
@@ -61,7 +61,7 @@ enum Outcome {
     Listed { entries: Vec<Entry>, bytes: u64, damaged: usize },
     Cleared { entries: usize, bytes: u64 },
     Exported { entries: usize, file: String },
-    Imported { added: usize, present: usize, file: String },
+    Imported { added: usize, present: usize, tuned: usize, file: String },
 }
 
 #[derive(Serialize)]
@@ -93,7 +93,8 @@ pub(crate) fn run(args: &CacheArgs, json: bool) -> Result<u8, CliError> {
         What::Import { file } => {
             let imported = cache.import(file)?;
             let file = file.display().to_string();
-            ("import", Outcome::Imported { added: imported.added, present: imported.present, file })
+            let (added, present, tuned) = (imported.added, imported.present, imported.tuned);
+            ("import", Outcome::Imported { added, present, tuned, file })
         }
     };
     let folder = cache.folder().map(|folder| folder.display().to_string());
@@ -167,9 +168,13 @@ impl Report {
                 format!("removed {removed}, {} KB from {folder}\n", grouped(bytes.div_ceil(1024)))
             }
             Outcome::Exported { entries, file } => format!("wrote {} to {file}\n", count(*entries as u64, "kernel")),
-            Outcome::Imported { added, present, file } => {
+            Outcome::Imported { added, present, tuned, file } => {
                 let added = count(*added as u64, "kernel");
-                format!("added {added} from {file}, {} there already, in {folder}\n", grouped(*present as u64))
+                let tuned = match tuned {
+                    0 => String::new(),
+                    some => format!("and a table of {}, ", count(*some as u64, "tuned problem")),
+                };
+                format!("added {added} {tuned}from {file}, {} there already, in {folder}\n", grouped(*present as u64))
             }
         }
     }

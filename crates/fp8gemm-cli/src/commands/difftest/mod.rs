@@ -21,14 +21,11 @@ use fp8gemm_difftest::{
     DifftestError, External, Generator, HopperSubject, Menu, Only, Options, Subject, TwinPath, run as run_cases,
 };
 
-use super::{DIFFERENT, SUCCESS, print};
+use super::{DIFFERENT, INTERRUPTED, SUCCESS, print};
 use crate::args::Engine;
 use crate::engine::{Progress, one_line};
 use crate::error::{CliError, note};
 use crate::interrupt;
-
-/// Exit code of an interrupted command, as shells have it.
-const INTERRUPTED: u8 = 130;
 
 fn after() -> String {
     format!(
@@ -264,7 +261,7 @@ fn open_gpu(device: Option<u32>) -> Result<HopperSubject, CliError> {
 }
 
 /// `60`, `60s`, `1.5m`, `2h`.
-fn parse_time(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {
         "" | "s" => 1.0,

@@ -141,7 +141,14 @@ impl Session {
         let flusher = || Flusher::new(&stream, &compiler, options.flush, options.flush_bytes, sms);
         let flush = options.cold.then(flusher).transpose()?;
         let loaded = || Loaded::new(gpu.context(), &compiler, MemoryKernel::Stream, sms);
-        let floor = options.floor.then(loaded).transpose()?;
+        // A machine may live on cached kernels, of which this is none.
+        let floor = match options.floor.then(loaded).transpose() {
+            Err(error) if error.is_missing() => {
+                tracing::warn!(%error, "the floor is left out");
+                None
+            }
+            floor => floor?,
+        };
         let scratch = Buffer::filled(&stream, 4 * l2_bytes(gpu.context()), 0)?;
         wait(&stream)?;
         Ok(Self { cublaslt, flush, floor, scratch, timer, monitor, stream, gpu, compiler, options })

@@ -136,7 +136,8 @@ fn sound(
             Err(error) => return Err(error),
         }
     }
-    Ok(Some(sound))
+    // Workers that Ctrl-C has ended leave reasons that are none.
+    Ok(go_on().then_some(sound))
 }
 
 fn timed(measure: &mut dyn Measure, problem: &Problem, configs: &[KernelConfig]) -> Result<Vec<Time>, BenchError> {

@@ -192,6 +192,18 @@ fn an_interruption_stores_nothing() {
     }
 }
 
+/// Breaks if workers that an interruption has ended make a problem look as if it had no kernel.
+#[test]
+fn interrupted_workers_are_no_result() {
+    let mut machine = MadeUp::new(|_: &KernelConfig| 1.0);
+    machine.spoilt = candidates();
+    let calls = Cell::new(0);
+    let go_on = || calls.replace(calls.get() + 1) == 0;
+    assert_eq!(tune(&mut machine, &problem(), 132, DATE, &go_on).unwrap(), None);
+    let outcome = machine.tune(&problem());
+    assert_eq!((outcome.tuned, outcome.rejected.len()), (None, candidates().len()));
+}
+
 /// Breaks if a problem without a kernel is a panic or an empty table.
 #[test]
 fn problems_without_a_kernel_are_errors() {

@@ -130,9 +130,17 @@ fn explain_says_who_has_chosen() {
     assert_eq!(source, "model");
     assert!(why(&choice).contains("no such problem"));
 
+    let (source, _, stderr) = explain(&[("FP8GEMM_TUNING", "absent.json")]);
+    assert_eq!(source, "model");
+    assert!(stderr.contains("absent.json") && stderr.contains("not there"), "{stderr}");
+    let listed = run(root.path(), &["cache", "list", "--json"], &[]).json(0);
+    assert_eq!((&listed["tuned"], listed["entries"].as_array().unwrap().len()), (&Value::from(1), 0));
+
     let stale = Machine { kernels: "0".repeat(64), ..machine };
     table(stale, &[tuned]).store(&root.path().join("stale.json"), true).unwrap();
-    assert_eq!(explain(&[("FP8GEMM_TUNING", "stale.json")]).0, "model");
+    let (source, choice, _) = explain(&[("FP8GEMM_TUNING", "stale.json")]);
+    assert_eq!(source, "model");
+    assert!(why(&choice).contains("other kernels"), "{choice}");
 
     let mut bytes = fs::read(table_path(root.path())).unwrap();
     let middle = bytes.len() / 2;

@@ -139,7 +139,13 @@ impl Compiler {
             if std::env::var_os(TUNING_VARIABLE).is_some_and(|value| value == "off") {
                 return Tuned::Off;
             }
-            Tuned::Tables(self.tuning_path().map_or_else(Tuning::default, |path| Tuning::load(&path)))
+            let path = self.tuning_path();
+            if let Some(path) =
+                path.as_ref().filter(|path| Some(*path) != self.cache.tuning_path().as_ref() && !path.exists())
+            {
+                tracing::warn!(path = %path.display(), "the tuning table that {TUNING_VARIABLE} names is not there");
+            }
+            Tuned::Tables(path.map_or_else(Tuning::default, |path| Tuning::load(&path)))
         });
         match tuned {
             Tuned::Off => None,

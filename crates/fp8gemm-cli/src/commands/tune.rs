@@ -74,7 +74,7 @@ pub(crate) struct TuneArgs {
 struct Report {
     command: &'static str,
     version: &'static str,
-    /// Absent where nothing was left to do.
+    /// What the table is for.
     machine: Machine,
     table: String,
     /// In the table now.

@@ -38,7 +38,7 @@ pub struct Tuned {
     pub problem: Problem,
     /// When it was measured, as RFC 3339 writes it.
     pub date: String,
-    /// Configurations that were timed.
+    /// Configurations that were considered.
     pub tried: usize,
     /// The cost model's own choice.
     pub model: Timed,

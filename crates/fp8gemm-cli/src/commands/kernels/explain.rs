@@ -67,9 +67,13 @@ fn select(compiler: &Compiler, problem: &Problem, sms: u32, here: Option<&Device
         return Ok(compiler.choose(problem, device)?);
     }
     let Some(tuning) = compiler.tuning() else { return Ok(Selection::model(problem, sms, Untuned::Off)?) };
-    let fits = |machine: &&Machine| machine.sms == sms && machine.kernels == kernel_version();
-    match tuning.tables().iter().map(|table| &table.machine).find(fits) {
-        Some(machine) => Ok(tuning.choose(machine, problem)?),
+    let such = tuning.tables().iter().map(|table| &table.machine).filter(|machine| machine.sms == sms);
+    // One of this version's kernels, if there is one; else the reason says that it is of others.
+    match such.max_by_key(|machine| machine.kernels == kernel_version()) {
+        Some(machine) => {
+            let machine = Machine { kernels: kernel_version().to_owned(), ..machine.clone() };
+            Ok(tuning.choose(&machine, problem)?)
+        }
         None => Ok(Selection::model(problem, sms, Untuned::NoTable)?),
     }
 }

@@ -14,6 +14,8 @@
 //! | [`WGMMA`] | one `wgmma`, or a chain of them, on many tiles |
 //! | [`MMA`] | the same of `mma.sync` |
 //! | [`SCALAR`] | f32 instructions, additions in memory and casts on given bits |
+//! | [`STREAM`] | weights and A read once, D written: the floor of a GEMM with few rows |
+//! | [`READ`] | memory read once: an L2 cache full of clean lines |
 //!
 //! They include no header and name no path: a translation unit is the constants of one
 //! configuration, then these texts in this order. `fp8gemm-jit` assembles and compiles it.
@@ -55,3 +57,9 @@ pub const MMA: &str = include_str!("mma.cu");
 
 /// The kernel `fp8gemm_scalar`.
 pub const SCALAR: &str = include_str!("scalar.cu");
+
+/// The kernel `fp8gemm_stream`.
+pub const STREAM: &str = include_str!("stream.cu");
+
+/// The kernel `fp8gemm_read`.
+pub const READ: &str = include_str!("read.cu");

@@ -25,46 +25,68 @@ const ROWS: usize = 16;
 pub(crate) fn compare(
     problem: &Problem,
     configuration: &str,
-    [a, b]: [&Operand; 2],
+    operands: [&Operand; 2],
     pattern: &Pattern,
     fetch: impl Fn(usize) -> Result<Vec<u8>, BenchError>,
 ) -> Result<usize, BenchError> {
-    let stride = stride_of_d(problem);
-    let rows = sample(problem);
-    let mut stored = Vec::with_capacity(rows.len() * problem.n * problem.d.size());
-    for row in &rows {
-        stored.extend(fetch(*row)?);
-    }
-    let found = decode(problem.d, &stored, (rows.len(), problem.n));
+    Expected::new(problem, operands, pattern)?.compare(configuration, fetch)
+}
 
-    let gathered = a.scaled.view().gather_rows(&rows)?;
-    let c = problem.epilogue.reads_c().then(|| {
-        let values = Array2::from_shape_fn((rows.len(), problem.n), |(i, j)| pattern.at(rows[i] * stride + j));
-        Matrix::from_f32(values, problem.d)
-    });
-    let gemm = Gemm::new(gathered.view(), b.scaled.view()).output(problem.d).policy(problem.policy);
-    let mut gemm = gemm.epilogue(problem.epilogue);
-    if let Some(c) = &c {
-        gemm = gemm.c(c.view());
+/// The twin's rows of a problem, for any number of kernels that compute it.
+pub(crate) struct Expected {
+    problem: Problem,
+    rows: Vec<usize>,
+    d: Matrix,
+}
+
+impl Expected {
+    /// Computes a sample of rows.
+    pub(crate) fn new(problem: &Problem, [a, b]: [&Operand; 2], pattern: &Pattern) -> Result<Self, BenchError> {
+        let (stride, rows) = (stride_of_d(problem), sample(problem));
+        let gathered = a.scaled.view().gather_rows(&rows)?;
+        let c = problem.epilogue.reads_c().then(|| {
+            let values = Array2::from_shape_fn((rows.len(), problem.n), |(i, j)| pattern.at(rows[i] * stride + j));
+            Matrix::from_f32(values, problem.d)
+        });
+        let gemm = Gemm::new(gathered.view(), b.scaled.view()).output(problem.d).policy(problem.policy);
+        let mut gemm = gemm.epilogue(problem.epilogue);
+        if let Some(c) = &c {
+            gemm = gemm.c(c.view());
+        }
+        let d = gemm.run()?;
+        Ok(Self { problem: *problem, rows, d })
     }
-    let expected = gemm.run()?;
-    let (found, expected) = (found.view(), expected.view());
-    if found.bits_equal(&expected) {
-        return Ok(rows.len());
+
+    /// As [`compare`].
+    pub(crate) fn compare(
+        &self,
+        configuration: &str,
+        fetch: impl Fn(usize) -> Result<Vec<u8>, BenchError>,
+    ) -> Result<usize, BenchError> {
+        let Self { problem, rows, d } = self;
+        let mut stored = Vec::with_capacity(rows.len() * problem.n * problem.d.size());
+        for row in rows {
+            stored.extend(fetch(*row)?);
+        }
+        let found = decode(problem.d, &stored, (rows.len(), problem.n));
+        let (found, expected) = (found.view(), d.view());
+        if found.bits_equal(&expected) {
+            return Ok(rows.len());
+        }
+        let places = (0..rows.len()).flat_map(|i| (0..problem.n).map(move |j| (i, j)));
+        let mut wrong = places.filter(|&(i, j)| found.bits(i, j) != expected.bits(i, j));
+        let (i, j) = wrong.next().unwrap_or((0, 0));
+        Err(BenchError::WrongBits {
+            problem: *problem,
+            configuration: configuration.to_owned(),
+            different: 1 + wrong.count(),
+            compared: rows.len() * problem.n,
+            row: rows[i],
+            column: j,
+            found: found.bits(i, j),
+            expected: expected.bits(i, j),
+        })
     }
-    let places = (0..rows.len()).flat_map(|i| (0..problem.n).map(move |j| (i, j)));
-    let mut wrong = places.filter(|&(i, j)| found.bits(i, j) != expected.bits(i, j));
-    let (i, j) = wrong.next().unwrap_or((0, 0));
-    Err(BenchError::WrongBits {
-        problem: *problem,
-        configuration: configuration.to_owned(),
-        different: 1 + wrong.count(),
-        compared: rows.len() * problem.n,
-        row: rows[i],
-        column: j,
-        found: found.bits(i, j),
-        expected: expected.bits(i, j),
-    })
 }
 
 /// First, last and random rows, in order.

@@ -1,5 +1,6 @@
-//! The regime of the recorded times: before every run a memset of 8 GB, which leaves the L2 cache
-//! full of other (dirty) lines and the clocks cool, and the kernel's own time.
+//! Kernels' own times. Cold, the regime of the recorded times: before every run a memset of 8 GB, which
+//! leaves the L2 cache full of other (dirty) lines and the clocks cool, or another [`Flusher`]. Warm: the
+//! same launch again and again.
 //!
 //! All launches are put on one stream at once, the rivals taking turns, so that the GPU never waits
 //! for the host; CUPTI's records are told apart afterwards by their order.
@@ -14,6 +15,7 @@ use fp8gemm_jit::{BASE_OPTIONS, Compiler, Unit};
 use crate::BenchError;
 use crate::cupti::{Cupti, KernelRecord};
 use crate::memory::Buffer;
+use crate::memory_kernels::Flusher;
 use crate::nvml::{Monitor, Readings};
 use crate::stats::Times;
 use crate::subject::Subject;
@@ -21,6 +23,8 @@ use crate::subject::Subject;
 /// Memsets and nothing else for so long before the first run: seen on an H200, the power limit lets go
 /// of the clocks within a few tens of milliseconds.
 const COOL_DOWN: Duration = Duration::from_millis(300);
+/// Runs of the warm regime that are not counted.
+const WARM_UP: usize = 5;
 
 /// What measures kernels.
 pub(crate) enum Timer {
@@ -114,7 +118,7 @@ impl Timer {
         &self,
         stream: &Arc<CudaStream>,
         subjects: &[&Subject<'_>],
-        flush: &Buffer,
+        flush: &Flusher,
         repeat: usize,
         monitor: Option<&Monitor>,
         readings: &mut Readings,
@@ -126,14 +130,45 @@ impl Timer {
         let begun = Instant::now();
         while begun.elapsed() < COOL_DOWN {
             for _ in 0..8 {
-                flush.fill(stream, 0)?;
+                flush.flush(stream)?;
             }
             wait(stream)?;
         }
-        let mut times = vec![Vec::with_capacity(repeat); subjects.len()];
         // Each goes first, second, third equally often.
         let order: Vec<usize> =
             (0..repeat).flat_map(|run| (0..subjects.len()).map(move |i| (run + i) % subjects.len())).collect();
+        self.timed(stream, subjects, &order, Some(flush), monitor, readings)
+    }
+
+    /// Times of each subject in microseconds, `repeat` of each, where the launch before was the same.
+    ///
+    /// # Errors
+    /// As [`cold`](Self::cold).
+    pub(crate) fn warm(
+        &self,
+        stream: &Arc<CudaStream>,
+        subjects: &[&Subject<'_>],
+        repeat: usize,
+    ) -> Result<Vec<Vec<f64>>, BenchError> {
+        let order: Vec<usize> =
+            (0..subjects.len()).flat_map(|index| std::iter::repeat_n(index, WARM_UP + repeat)).collect();
+        let mut times = self.timed(stream, subjects, &order, None, None, &mut Readings::default())?;
+        times.iter_mut().for_each(|times| drop(times.drain(..WARM_UP)));
+        Ok(times)
+    }
+
+    /// Launches subjects in this order, each after a flush if there is one.
+    fn timed(
+        &self,
+        stream: &Arc<CudaStream>,
+        subjects: &[&Subject<'_>],
+        order: &[usize],
+        flush: Option<&Flusher>,
+        monitor: Option<&Monitor>,
+        readings: &mut Readings,
+    ) -> Result<Vec<Vec<f64>>, BenchError> {
+        let flushed = || flush.map_or(Ok(()), |flush| flush.flush(stream));
+        let mut times = vec![Vec::new(); subjects.len()];
         match self {
             Self::Cupti(cupti) => {
                 cupti.start()?;
@@ -144,20 +179,22 @@ impl Timer {
                     wait(stream)?;
                     parts.push(cupti.take()?.into_iter().map(|record| record.name).collect::<Vec<_>>());
                 }
-                for &index in &order {
-                    flush.fill(stream, 0)?;
+                for &index in order {
+                    flushed()?;
                     subjects[index].launch(0, stream)?;
                 }
                 watch(stream, monitor, readings)?;
-                let records = cupti.take()?;
+                let mut records = cupti.take()?;
                 cupti.stop()?;
-                attribute(&records, &parts, &order, &mut times)?;
+                let flush = flush.and_then(Flusher::kernel);
+                records.retain(|record| Some(record.name.as_str()) != flush);
+                attribute(&records, &parts, order, &mut times)?;
             }
             Self::Events { .. } => {
                 let mut pairs = Vec::new();
-                for &index in &order {
+                for &index in order {
                     let (start, end) = (event(stream)?, event(stream)?);
-                    flush.fill(stream, 0)?;
+                    flushed()?;
                     record(&start, stream)?;
                     subjects[index].launch(0, stream)?;
                     record(&end, stream)?;

@@ -7,27 +7,42 @@ use cudarc::driver::{CudaStream, sys};
 use crate::BenchError;
 use crate::cold::{elapsed, event, record, wait};
 use crate::stats::Times;
-use crate::subject::Subject;
+use crate::subject::{Subject, l2_bytes};
 
-/// Launches in the graph, each with its own weights.
-const CHAIN: usize = 20;
+/// Launches in the graph, each with its own weights: at least so many.
+const LEAST: usize = 20;
+/// At most so many: what smaller weights than about 1.5 MB leave in the L2 cache stays there.
+const MOST: usize = 128;
+/// The weights of all launches together are so many L2 caches, so that none finds its own there.
+const CACHES: usize = 3;
 
-/// Microseconds of a kernel in the chain: with ordinary launches, and with launches that overlap
-/// the kernel before them where the subject can do that.
-pub(crate) fn run(
-    stream: &Arc<CudaStream>,
-    subject: &Subject<'_>,
-    repeat: usize,
-) -> Result<(Option<Times>, Option<Times>), BenchError> {
+/// Microseconds of a kernel in the chain.
+pub(crate) struct Chain {
+    /// Launches in the graph.
+    pub(crate) launches: usize,
+    /// With ordinary launches.
+    pub(crate) plain: Option<Times>,
+    /// With launches that overlap the kernel before them, where the subject can do that.
+    pub(crate) overlapped: Option<Times>,
+}
+
+/// Launches whose weights, of so many bytes each, together do not fit the L2 cache.
+fn launches(weights: usize, l2: usize) -> usize {
+    (CACHES * l2).div_ceil(weights.max(1)).clamp(LEAST, MOST)
+}
+
+/// Times the subject in a graph.
+pub(crate) fn run(stream: &Arc<CudaStream>, subject: &Subject<'_>, repeat: usize) -> Result<Chain, BenchError> {
+    let launches = launches(subject.buffers().b.len(), l2_bytes(stream.context()));
     let mut sets = vec![subject.buffers().clone()];
-    for _ in 1..CHAIN {
+    for _ in 1..launches {
         sets.push(subject.buffers().other_weights(stream)?);
     }
     let subject = subject.with_sets(sets)?;
     wait(stream)?;
     let plain = chain(stream, &subject, repeat, false)?;
     let overlapped = if subject.can_overlap() { chain(stream, &subject, repeat, true)? } else { None };
-    Ok((plain, overlapped))
+    Ok(Chain { launches, plain, overlapped })
 }
 
 fn chain(
@@ -38,7 +53,7 @@ fn chain(
 ) -> Result<Option<Times>, BenchError> {
     let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
     stream.begin_capture(mode).map_err(BenchError::cuda("cuStreamBeginCapture"))?;
-    let launched = (0..CHAIN).try_for_each(|set| subject.launch_with(set, stream, overlap));
+    let launched = (0..subject.sets()).try_for_each(|set| subject.launch_with(set, stream, overlap));
     // Ended even after an error: a stream left capturing takes no other work.
     let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0));
     launched?;
@@ -50,11 +65,27 @@ fn chain(
         record(&start, stream)?;
         graph.launch().map_err(BenchError::cuda("cuGraphLaunch"))?;
         record(&end, stream)?;
-        let us = elapsed(&start, &end)? / CHAIN as f64;
+        let us = elapsed(&start, &end)? / subject.sets() as f64;
         // The first replay warms up.
         if run > 0 {
             times.push(us);
         }
     }
     Ok(Times::of(&times))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Breaks if the weights of decode shapes come from the L2 cache, or a chain grows without end.
+    #[test]
+    fn small_weights_get_longer_chains() {
+        let l2 = 60 << 20;
+        for (n, k, expected) in [(576, 7168, 46), (2112, 7168, 20), (7168, 16384, 20), (128, 128, MOST), (0, 0, MOST)] {
+            let count = launches(n * k, l2);
+            assert_eq!(count, expected, "{n}x{k}");
+            assert!(count == MOST || count * n * k > 2 * l2);
+        }
+    }
 }

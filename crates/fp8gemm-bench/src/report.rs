@@ -17,6 +17,10 @@ pub(crate) const OURS: &str = "ours";
 pub(crate) const TENSOR: &str = RULER;
 /// cuBLASLt with the problem's block scales.
 pub(crate) const BLOCK: &str = "cublaslt_block";
+/// The kernel that reads weights and A and writes D.
+pub(crate) const FLOOR: &str = "floor";
+/// Rows of A up to which a GEMM is all weights, so that the floor is what it is held against.
+const MOST_ROWS: usize = 64;
 
 /// Our kernel's name in reports, with a pattern in its promotion.
 pub(crate) const fn ours_with(pattern: Interleave) -> &'static str {
@@ -48,8 +52,8 @@ pub struct Machine {
 /// One rival on one problem.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Entry {
-    /// `ours`, also with the suffix of a pattern ([`Interleave::suffix`]); `cublaslt_tensor`,
-    /// `cublaslt_block`; with `_first`, the algorithm that the heuristic names
+    /// `ours`, also with the suffix of a pattern ([`Interleave::suffix`]); `floor` (memory moved, nothing
+    /// computed); `cublaslt_tensor`, `cublaslt_block`; with `_first`, the algorithm that the heuristic names
     /// first, where another one was faster.
     pub name: String,
     /// Configuration or algorithm.
@@ -60,8 +64,12 @@ pub struct Entry {
     pub cold: Option<Times>,
     /// Median over the rounds of its cold time over ours in the same round.
     pub ratio: Option<f64>,
+    /// Where the launch before was the same.
+    pub warm: Option<Times>,
     /// Back to back.
     pub sustained: Option<Sustained>,
+    /// Launches in the CUDA graph, each with weights of its own.
+    pub graph_launches: Option<usize>,
     /// In a CUDA graph of launches with different weights, for each kernel.
     pub graph: Option<Times>,
     /// The same with launches that overlap the kernel before them.
@@ -128,6 +136,12 @@ impl Row {
         (operand(p.m, p.a.scales) + operand(p.n, p.b.scales) + outputs) as f64
     }
 
+    /// Our cold time over that of a kernel that only moves memory: it reads the weights and A once and
+    /// writes as much as D has. Median over the rounds; 1 is as fast as memory.
+    pub fn over_floor(&self) -> Option<f64> {
+        self.entry(FLOOR)?.ratio.map(f64::recip)
+    }
+
     /// How much slower this card is now than the one of the recorded times: cuBLASLt per-tensor now
     /// over cuBLASLt per-tensor then, with the algorithm that its heuristic names first, as then.
     pub fn drift(&self) -> Option<f64> {
@@ -142,7 +156,8 @@ impl Row {
     pub fn ratios(&self) -> BTreeMap<String, f64> {
         let mut ratios = BTreeMap::new();
         let Some(ours) = self.cold(OURS) else { return ratios };
-        ratios.extend(self.entries.iter().filter_map(|entry| Some((entry.name.clone(), entry.ratio?))));
+        let rivals = self.entries.iter().filter(|entry| entry.name != FLOOR);
+        ratios.extend(rivals.filter_map(|entry| Some((entry.name.clone(), entry.ratio?))));
         ratios.extend(self.recorded.iter().map(|(name, time)| (format!("{name}_recorded"), time / ours)));
         if let (Some(time), Some(drift)) = (self.recorded.get(DEEPGEMM), self.drift()) {
             ratios.insert(format!("{DEEPGEMM}_scaled"), time * drift / ours);
@@ -162,6 +177,13 @@ pub fn geometric_means(rows: &[Row]) -> BTreeMap<String, (f64, usize)> {
         geometric_mean(values).map(|mean| (name, (mean, count)))
     };
     all.into_iter().filter_map(mean).collect()
+}
+
+/// The geometric mean of [`over_floor`](Row::over_floor) over the rows with M of 64 or less, and their number.
+pub fn floor_mean(rows: &[Row]) -> Option<(f64, usize)> {
+    let decode = rows.iter().filter(|row| row.problem.m <= MOST_ROWS);
+    let values: Vec<f64> = decode.filter_map(Row::over_floor).collect();
+    Some((geometric_mean(values.iter().copied())?, values.len()))
 }
 
 /// Writes rows as CSV: the problem, its sizes, for each rival the cold times and the sustained and
@@ -209,11 +231,15 @@ fn fields(row: &Row) -> Vec<(String, String)> {
             put(format!("{name}_sustained_us"), sustained.us);
             put(format!("{name}_sustained_tflops"), row.flop() / sustained.us * 1e-6);
         }
-        for (times, how) in [(&entry.graph, "graph"), (&entry.graph_overlapped, "graph_overlapped")] {
+        let regimes = [(&entry.warm, "warm"), (&entry.graph, "graph"), (&entry.graph_overlapped, "graph_overlapped")];
+        for (times, how) in regimes {
             if let Some(times) = times {
                 put(format!("{name}_{how}_us"), times.median);
             }
         }
+    }
+    if let Some(ratio) = row.over_floor() {
+        put("ours_over_floor".to_owned(), ratio);
     }
     for (name, time) in &row.recorded {
         put(format!("recorded_{name}_us"), *time);
@@ -245,7 +271,9 @@ mod tests {
             detail: String::new(),
             host: None,
             cold: Times::of(&[time]),
+            warm: None,
             sustained: None,
+            graph_launches: None,
             graph: None,
             graph_overlapped: None,
         };
@@ -286,6 +314,32 @@ mod tests {
         for pattern in Interleave::ALL {
             assert_eq!(ours_with(pattern), format!("{OURS}{}", pattern.suffix()));
         }
+    }
+
+    /// Breaks if the floor counts as a rival, is upside down, or its mean takes in rows with many tokens.
+    #[test]
+    fn the_floor_is_no_rival() {
+        let with_floor = |m: usize, ours: f64, floor: f64| {
+            let mut row = row(ours, 20.0, None);
+            row.problem = Shape::dense(m, 256, 1024).problem;
+            let name = FLOOR.to_owned();
+            row.entries.push(Entry {
+                name,
+                ratio: Some(floor / ours),
+                cold: Times::of(&[floor]),
+                ..row.entries[0].clone()
+            });
+            row
+        };
+        let rows = [with_floor(1, 8.0, 4.0), with_floor(64, 4.5, 4.0), with_floor(65, 400.0, 4.0), row(1.0, 1.0, None)];
+        assert_eq!(rows[0].over_floor(), Some(2.0));
+        assert!(!rows[0].ratios().contains_key(FLOOR));
+        assert_eq!(floor_mean(&rows), Some((1.5, 2)));
+        assert_eq!(floor_mean(&rows[2..]), None);
+        let mut text = Vec::new();
+        write_csv(&rows[..1], &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.contains(",floor_us,") && text.contains(",ours_over_floor,"), "{text}");
     }
 
     /// Breaks if columns of rows with different rivals get mixed up.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use cudarc::driver::CudaStream;
 use fp8gemm_hopper::{Gpu, HopperError, Plan, PlanOptions};
 use fp8gemm_jit::sass::Interleave;
-use fp8gemm_jit::{Compiler, JitError, KernelConfig};
+use fp8gemm_jit::tuning::Device;
+use fp8gemm_jit::{Compiler, JitError, KernelConfig, MemoryKernel};
 use fp8gemm_problem::Problem;
 use fp8gemm_problem::ScaleLayout::{Block1x128, Block128x128, Tensor};
 
@@ -14,8 +15,9 @@ use crate::cold::{Timer, wait};
 use crate::cublaslt::CublasLt;
 use crate::inputs::{Operand, Pattern};
 use crate::memory::Buffer;
+use crate::memory_kernels::{Flush, Flusher, Loaded};
 use crate::nvml::{Monitor, Readings};
-use crate::report::{BLOCK, Entry, Machine, OURS, Row, TENSOR, ours_with};
+use crate::report::{BLOCK, Entry, FLOOR, Machine, OURS, Row, TENSOR, ours_with};
 use crate::shapes::Shape;
 use crate::stats::Times;
 use crate::subject::{Buffers, Subject, block_buffers, initial_d, l2_bytes, stride_of_d, tensor_buffers};
@@ -27,13 +29,17 @@ use crate::{BenchError, check, configuration, graph, sustained};
 pub struct Options {
     /// After a flush of the L2 cache: the regime of the recorded times.
     pub cold: bool,
+    /// The same launch again and again.
+    pub warm: bool,
     /// Back to back.
     pub sustained: bool,
     /// A CUDA graph of launches with different weights.
     pub graph: bool,
-    /// Runs of each rival in the cold regime, replays in the graph regime.
+    /// Runs of each rival in the cold and warm regimes, replays in the graph regime.
     pub repeat: usize,
-    /// Bytes that are set before each cold run.
+    /// How the L2 cache is flushed before each cold run.
+    pub flush: Flush,
+    /// Bytes that are set or read for that.
     pub flush_bytes: usize,
     /// Seconds of the sustained regime, for each rival.
     pub seconds: f64,
@@ -41,6 +47,8 @@ pub struct Options {
     pub check: bool,
     /// Whether cuBLASLt is measured too.
     pub rivals: bool,
+    /// Whether a kernel that only moves memory is measured too.
+    pub floor: bool,
     /// Use events even where CUPTI is there.
     pub events: bool,
     /// A kernel configuration instead of the chosen one: words of a name, e.g. `256x112` or
@@ -56,13 +64,16 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             cold: true,
+            warm: false,
             sustained: false,
             graph: false,
             repeat: 30,
-            flush_bytes: 8_000_000_000,
+            flush: Flush::Memset,
+            flush_bytes: Flush::Memset.default_bytes(),
             seconds: 2.0,
             check: true,
             rivals: true,
+            floor: true,
             events: false,
             configuration: None,
             interleave: Vec::new(),
@@ -83,6 +94,10 @@ impl Options {
         if !(self.seconds > 0.0 && self.seconds <= 600.0) {
             return fail("seconds", self.seconds.to_string(), "it must be above 0 and at most 600");
         }
+        if self.flush == Flush::Read && self.flush_bytes < Flush::LEAST_READ {
+            let rule = "a flush that reads must read 256 MiB or more, or operands stay in the L2 cache";
+            return fail("flush-bytes", self.flush_bytes.to_string(), rule);
+        }
         Ok(())
     }
 }
@@ -91,14 +106,15 @@ impl Options {
 pub struct Session {
     // Dropped from first to last: the library frees its workspace before the stream goes.
     cublaslt: Result<CublasLt, String>,
-    flush: Buffer,
+    pub(crate) flush: Option<Flusher>,
+    floor: Option<Loaded>,
     scratch: Buffer,
-    timer: Timer,
-    monitor: Result<Monitor, String>,
-    stream: Arc<CudaStream>,
-    gpu: Gpu,
-    compiler: Compiler,
-    options: Options,
+    pub(crate) timer: Timer,
+    pub(crate) monitor: Result<Monitor, String>,
+    pub(crate) stream: Arc<CudaStream>,
+    pub(crate) gpu: Gpu,
+    pub(crate) compiler: Compiler,
+    pub(crate) options: Options,
 }
 
 impl Session {
@@ -125,10 +141,21 @@ impl Session {
             Err("not asked for".to_owned())
         };
         let monitor = Monitor::open(gpu.context()).map_err(|error| error.to_string());
-        let flush = Buffer::filled(&stream, if options.cold { options.flush_bytes } else { 1 }, 0)?;
+        let sms = gpu.sms();
+        let flusher = || Flusher::new(&stream, &compiler, options.flush, options.flush_bytes, sms);
+        let flush = options.cold.then(flusher).transpose()?;
+        let loaded = || Loaded::new(gpu.context(), &compiler, MemoryKernel::Stream, sms);
+        // A machine may live on cached kernels, of which this is none.
+        let floor = match options.floor.then(loaded).transpose() {
+            Err(error) if error.is_missing() => {
+                tracing::warn!(%error, "the floor is left out");
+                None
+            }
+            floor => floor?,
+        };
         let scratch = Buffer::filled(&stream, 4 * l2_bytes(gpu.context()), 0)?;
         wait(&stream)?;
-        Ok(Self { cublaslt, flush, scratch, timer, monitor, stream, gpu, compiler, options })
+        Ok(Self { cublaslt, flush, floor, scratch, timer, monitor, stream, gpu, compiler, options })
     }
 
     /// What was found.
@@ -143,6 +170,16 @@ impl Session {
             cublaslt: self.cublaslt.as_ref().map_or_else(said, CublasLt::describe),
             monitor: self.monitor.as_ref().map_or_else(said, |_| "NVML".to_owned()),
         }
+    }
+
+    /// What a tuning table is looked up by.
+    pub fn device(&self) -> Device {
+        self.gpu.device()
+    }
+
+    /// The compiler with its cache.
+    pub fn compiler(&self) -> &Compiler {
+        &self.compiler
     }
 
     /// Times one problem in every regime that is asked for.
@@ -170,6 +207,9 @@ impl Session {
         let mut refused = BTreeMap::new();
         let mut subjects = self.interleaved(problem, config, &ours, operands, &pattern, &mut refused)?;
         subjects.insert(0, ours);
+        if let Some(kernel) = &self.floor {
+            subjects.push(Subject::floor(stream, kernel, problem, &ours_buffers)?);
+        }
         if let Ok(library) = &self.cublaslt {
             let tools = (stream, library, &self.scratch);
             let mut join = |names: [&'static str; 2], buffers: &Buffers, layouts| match Subject::cublaslt(
@@ -255,16 +295,18 @@ impl Session {
                 host: Timer::host(stream, &subject)?,
                 cold: None,
                 ratio: None,
+                warm: None,
                 sustained: None,
+                graph_launches: None,
                 graph: None,
                 graph_overlapped: None,
             };
             pairs.push((subject, entry));
         }
         let mut readings = Readings::default();
-        if options.cold {
+        if let Some(flush) = &self.flush {
             let all: Vec<_> = pairs.iter().map(|(subject, _)| subject).collect();
-            let times = self.timer.cold(stream, &all, &self.flush, options.repeat, monitor, &mut readings)?;
+            let times = self.timer.cold(stream, &all, flush, options.repeat, monitor, &mut readings)?;
             let ours = times.first().cloned().unwrap_or_default();
             for ((_, entry), times) in pairs.iter_mut().zip(times) {
                 entry.cold = Times::of(&times);
@@ -273,13 +315,21 @@ impl Session {
             }
             drop_slower(&mut pairs);
         }
+        if options.warm {
+            let all: Vec<_> = pairs.iter().map(|(subject, _)| subject).collect();
+            let times = self.timer.warm(stream, &all, options.repeat)?;
+            pairs.iter_mut().zip(times).for_each(|((_, entry), times)| entry.warm = Times::of(&times));
+        }
         // The heuristic's first algorithm is there for the cold regime only.
         for (subject, entry) in pairs.iter_mut().filter(|(_, entry)| !entry.name.ends_with("_first")) {
-            if options.sustained {
+            // The floor draws little power: back to back says nothing of it.
+            if options.sustained && entry.name != FLOOR {
                 entry.sustained = Some(sustained::run(stream, subject, options.seconds, monitor)?);
             }
             if options.graph {
-                (entry.graph, entry.graph_overlapped) = graph::run(stream, subject, options.repeat)?;
+                let chain = graph::run(stream, subject, options.repeat)?;
+                (entry.graph, entry.graph_overlapped) = (chain.plain, chain.overlapped);
+                entry.graph_launches = Some(chain.launches);
             }
         }
         let entries = pairs.into_iter().map(|(_, entry)| entry).collect();
@@ -327,18 +377,19 @@ mod tests {
     fn the_faster_algorithm_is_the_rival() {
         let entry = |name: &str, us: f64| {
             let cold = Times::of(&[us]);
-            let (host, ratio, sustained, graph, graph_overlapped) = (None, None, None, None, None);
             (
                 (),
                 Entry {
                     name: name.to_owned(),
                     detail: String::new(),
-                    host,
+                    host: None,
                     cold,
-                    ratio,
-                    sustained,
-                    graph,
-                    graph_overlapped,
+                    ratio: None,
+                    warm: None,
+                    sustained: None,
+                    graph_launches: None,
+                    graph: None,
+                    graph_overlapped: None,
                 },
             )
         };

@@ -1,5 +1,5 @@
-//! The things that are timed: our kernel, and cuBLASLt's two products, each bound to one or more sets
-//! of buffers.
+//! The things that are timed: our kernel, cuBLASLt's two products, and the floor that only moves
+//! memory, each bound to one or more sets of buffers.
 
 use std::sync::Arc;
 
@@ -13,7 +13,9 @@ use crate::cold::Timer;
 use crate::cublaslt::{CublasLt, LtOperand, LtProblem, Matmul};
 use crate::inputs::{Operand, Pattern, arrange};
 use crate::memory::Buffer;
+use crate::memory_kernels::{Loaded, StreamArguments};
 use crate::recorder::stored_scales;
+use crate::report::FLOOR;
 
 /// One set of buffers. Shared where sets have parts in common.
 #[derive(Clone)]
@@ -55,11 +57,13 @@ impl Buffers {
 enum Maker<'a> {
     Ours { plan: Plan, workspace: Arc<Buffer>, stride_scale_a: usize, stride_scale_b: usize },
     Lt { library: &'a CublasLt, problem: LtProblem, algorithm: cublasLtMatmulAlgo_t },
+    Floor { kernel: &'a Loaded },
 }
 
 enum Bound<'a> {
     Ours(Box<Prepared>),
     Lt(Box<Matmul<'a>>),
+    Floor(&'a Loaded, StreamArguments),
 }
 
 /// One of the rivals.
@@ -109,6 +113,34 @@ impl<'a> Subject<'a> {
         }
         let buffers = Buffers { d, ..self.buffers().clone() };
         Self { name, detail, maker, sets: Vec::new() }.with_sets(vec![buffers])
+    }
+
+    /// Another plan of the same problem on the same buffers; `None` where it wants scales laid out otherwise.
+    pub(crate) fn with_plan(&self, stream: &Arc<CudaStream>, plan: &Plan) -> Result<Option<Self>, BenchError> {
+        let Maker::Ours { plan: own, stride_scale_a, stride_scale_b, .. } = &self.maker else { return Ok(None) };
+        if [Side::A, Side::B].iter().any(|side| own.scale_form(*side) != plan.scale_form(*side)) {
+            return Ok(None);
+        }
+        let maker = Maker::Ours {
+            plan: plan.clone(),
+            workspace: Arc::new(Buffer::filled(stream, plan.workspace_bytes(), 0)?),
+            stride_scale_a: *stride_scale_a,
+            stride_scale_b: *stride_scale_b,
+        };
+        let like = Self { name: self.name, detail: plan.config().to_string(), maker, sets: Vec::new() };
+        like.with_sets(vec![self.buffers().clone()]).map(Some)
+    }
+
+    /// The kernel that reads the weights and A of these buffers and writes as much as D has.
+    pub(crate) fn floor(
+        stream: &Arc<CudaStream>,
+        kernel: &'a Loaded,
+        problem: &Problem,
+        ours: &Buffers,
+    ) -> Result<Self, BenchError> {
+        let buffers = Buffers { d: Arc::new(empty_d(stream, problem)?), ..ours.clone() };
+        let (detail, maker) = (kernel.describe(), Maker::Floor { kernel });
+        Self { name: FLOOR, detail, maker, sets: Vec::new() }.with_sets(vec![buffers])
     }
 
     /// cuBLASLt with the fastest of its algorithms, named `name`, and with the first that its heuristic
@@ -212,6 +244,7 @@ impl<'a> Subject<'a> {
                 };
                 Ok(Bound::Lt(Box::new(Matmul::new(library, &problem, *algorithm)?)))
             }
+            Maker::Floor { kernel } => Ok(Bound::Floor(kernel, StreamArguments::of(buffers))),
         }
     }
 
@@ -233,6 +266,8 @@ impl<'a> Subject<'a> {
             },
             // SAFETY: likewise; the workspace belongs to the one stream.
             Bound::Lt(matmul) => unsafe { matmul.launch(stream) },
+            // SAFETY: likewise; it is the streaming kernel, and D is its own.
+            Bound::Floor(kernel, arguments) => unsafe { kernel.stream(stream, arguments) },
         }
     }
 }

@@ -7,7 +7,7 @@ use fp8gemm::formats::quantize::Recipe;
 use fp8gemm::problem::{OperandType, OutputType, Policy, ScaleLayout};
 
 use crate::commands::{
-    bench::BenchArgs, cache::CacheArgs, difftest::DifftestArgs, kernels::KernelsArgs, study::StudyArgs,
+    bench::BenchArgs, cache::CacheArgs, difftest::DifftestArgs, kernels::KernelsArgs, study::StudyArgs, tune::TuneArgs,
 };
 
 const ABOUT: &str = "\
@@ -59,6 +59,8 @@ pub(crate) enum Command {
     Cache(CacheArgs),
     /// Time the GPU kernels beside cuBLASLt
     Bench(BenchArgs),
+    /// Find the fastest GPU kernels of given shapes by measuring, for every later run
+    Tune(Box<TuneArgs>),
     /// Run numerical studies on the CPU: published figures beside ours, tables, plots, a report
     Study(StudyArgs),
     /// Hold a kernel against the CPU model on generated cases, bit for bit, and shrink what fails

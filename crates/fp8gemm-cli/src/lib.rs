@@ -60,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Kernels(args) => commands::kernels::run(args, json),
         Command::Cache(args) => commands::cache::run(args, json),
         Command::Bench(args) => commands::bench::run(args, json),
+        Command::Tune(args) => commands::tune::run(args, json),
         Command::Study(args) => commands::study::run(args, json),
         Command::Difftest(args) => commands::difftest::run(args, json),
         Command::Doctor => commands::doctor::run(json),

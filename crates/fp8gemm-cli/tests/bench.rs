@@ -17,7 +17,7 @@ fn wrong_arguments_are_named_first() {
     let folder = tempdir().unwrap();
     fs::write(folder.path().join("bad.csv"), "m,n,k\n128,256,0\n").unwrap();
     fs::write(folder.path().join("short.csv"), "m,n\n128,256\n").unwrap();
-    let cases: [(&[&str], &[&str]); 13] = [
+    let cases: [(&[&str], &[&str]); 16] = [
         (&["4096", "7168"], &["7168", "threes"]),
         (&["4096x7168"], &["4096x7168", "MxNxK"]),
         (&["4096", "7168x2048x1"], &["7168x2048x1"]),
@@ -26,8 +26,11 @@ fn wrong_arguments_are_named_first() {
         (&["1x2x3 a=e4m3:1x128 b=e4m3:1x128 d=bf16 policy=chain"], &["chain"]),
         (&["--repeat", "0"], &["repeat", "0", "1 to"]),
         (&["--seconds", "0"], &["seconds", "0", "above 0"]),
-        (&["--regime", "warm"], &["warm", "cold"]),
         (&["--interleave", "none,some"], &["some", "deepgemm-2025"]),
+        (&["--regime", "hot"], &["hot", "warm"]),
+        (&["--flush", "read", "--flush-bytes", "1000"], &["flush-bytes", "1000", "256 MiB"]),
+        (&["--list", "dense", "--m-at-most", "128"], &["no shape", "--m-at-most"]),
+        (&["--list", "decode", "--m-at-least", "many"], &["many", "--m-at-least"]),
         (&["--shapes", "bad.csv"], &["bad.csv", "line 2", "k is `0`"]),
         (&["--shapes", "short.csv"], &["short.csv", "no column `k`"]),
         (&["--csv", "no/such/folder/x.csv", "1", "1", "128"], &["no/such/folder/x.csv"]),
@@ -76,7 +79,7 @@ fn every_regime_measures() {
         interleaved += patterns.len();
         for name in ["ours", "cublaslt_tensor", "cublaslt_block"].into_iter().chain(patterns) {
             let entry = row["entries"].as_array().unwrap().iter().find(|entry| entry["name"] == name).unwrap();
-            for time in ["/cold/median", "/sustained/us", "/graph/median"] {
+            for time in ["/cold/median", "/warm/median", "/sustained/us", "/graph/median"] {
                 let us = entry.pointer(time).and_then(Value::as_f64).unwrap();
                 assert!((0.5..10_000.0).contains(&us), "{name} {time}: {us}");
             }
@@ -85,4 +88,27 @@ fn every_regime_measures() {
     assert!(interleaved > 0, "no pattern was measured");
     let lines = fs::read_to_string(folder.path().join("out.csv")).unwrap();
     assert_eq!(lines.lines().count(), 3);
+}
+
+/// Breaks if the floor is not measured, is slower than a product that must also compute, faster than
+/// memory (4.8 TB/s) can be, or a flush that reads gives no times.
+#[test]
+#[ignore = "needs Hopper"]
+fn the_floor_is_below_every_kernel() {
+    let folder = tempdir().unwrap();
+    for flush in ["memset", "read"] {
+        let flags = ["bench", "--json", "--list", "decode", "--m-at-most", "16", "--no-rivals", "--flush", flush];
+        let run = fp8gemm(folder.path(), &flags);
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        let report: Value = serde_json::from_str(&run.stdout).unwrap();
+        let rows = report["rows"].as_array().unwrap();
+        assert!(rows.len() > 10 && report["over_floor"][0].as_f64().unwrap() > 0.95);
+        for row in rows {
+            let entry = |name: &str| row["entries"].as_array().unwrap().iter().find(|e| e["name"] == name).unwrap();
+            let us = |name: &str| entry(name)["cold"]["median"].as_f64().unwrap();
+            let problem = row["problem"].as_str().unwrap();
+            assert!(us("floor") < 1.05 * us("ours"), "{problem}, {flush}: floor {}, ours {}", us("floor"), us("ours"));
+            assert!(us("floor") * 4.8e6 > row["bytes"].as_f64().unwrap() * 0.9, "{problem}: {}", us("floor"));
+        }
+    }
 }

@@ -6,6 +6,7 @@
 use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::{CudaContext, result, sys};
+use fp8gemm_jit::tuning::Device;
 use libloading::Library;
 use sys::CUdevice_attribute as Attribute;
 
@@ -95,6 +96,11 @@ impl Gpu {
     /// Its primary context; streams and memory come from here.
     pub fn context(&self) -> &Arc<CudaContext> {
         &self.context
+    }
+
+    /// What a tuning table is looked up by.
+    pub fn device(&self) -> Device {
+        Device { name: self.info.name.clone(), sms: self.info.sms, driver: self.info.driver }
     }
 
     /// Streaming multiprocessors.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaStream, sys};
 use fp8gemm_jit::sass::Interleave;
+use fp8gemm_jit::tuning::{Selection, Source, Untuned};
 use fp8gemm_jit::{Compiler, JitError, KernelConfig, KernelScales, Schedule, Store, choose, streams, tma_can_store};
 use fp8gemm_problem::{Problem, Side};
 
@@ -38,6 +39,8 @@ pub struct PlanOptions {
     /// C and D may have any alignment and stride of whole elements; costs some speed where K is
     /// short. Default: no, rows of C and D start at multiples of 16 bytes (unless N says otherwise).
     pub direct_store: bool,
+    /// The configuration is the cost model's, whatever a tuning table says. Default: no.
+    pub model_only: bool,
 }
 
 impl PlanOptions {
@@ -53,6 +56,12 @@ impl PlanOptions {
         Self { direct_store, ..self }
     }
 
+    /// Sets [`model_only`](Self::model_only).
+    #[must_use]
+    pub fn model_only(self, model_only: bool) -> Self {
+        Self { model_only, ..self }
+    }
+
     /// The candidate as it is, changed, or not at all.
     fn admit(self, config: KernelConfig) -> Option<KernelConfig> {
         let config = if self.direct_store { KernelConfig { store: Store::Direct, ..config } } else { config };
@@ -62,7 +71,8 @@ impl PlanOptions {
 }
 
 impl Plan {
-    /// Chooses a configuration as [`fp8gemm_jit::choose`] does, compiles and loads it. A candidate
+    /// Chooses a configuration as [`Compiler::choose`] does (by a tuning table that fits, else by the cost
+    /// model of [`fp8gemm_jit::choose`]), compiles and loads it. A candidate
     /// that the compiler at hand makes spill registers is passed over with a warning: every
     /// candidate gives the same bits.
     ///
@@ -83,8 +93,19 @@ impl Plan {
         problem: &Problem,
         options: PlanOptions,
     ) -> Result<Self, HopperError> {
+        let selection = if options.model_only {
+            Selection::model(problem, gpu.sms(), Untuned::Off)?
+        } else {
+            compiler.choose(problem, &gpu.device())?
+        };
+        let mut candidates: Vec<_> = selection.choice.candidates.iter().map(|one| one.config).collect();
+        if let Source::Tuned(_) = selection.source {
+            // A table is data: what it names is held to the rules that a caller's configuration is.
+            let chosen = choose(problem, gpu.sms())?.config();
+            candidates.retain(|config| check_config(problem, config, &chosen, gpu.sms()).is_ok());
+        }
         let mut rejected = None;
-        for config in choose(problem, gpu.sms())?.candidates.iter().filter_map(|one| options.admit(one.config)) {
+        for config in candidates.into_iter().filter_map(|config| options.admit(config)) {
             match Self::load(gpu, compiler, problem, config, Interleave::AsCompiled) {
                 Err(HopperError::Jit(error @ JitError::Rejected { .. })) => {
                     tracing::warn!(%problem, %config, %error, "configuration passed over");

@@ -312,7 +312,7 @@ pub fn tiles(problem: &Problem, config: &KernelConfig) -> u64 {
     rows.saturating_mul(along(problem.n, config.block_n, config.share.along_n()))
 }
 
-fn estimate(problem: &Problem, config: KernelConfig, sms: u32) -> Estimate {
+pub(crate) fn estimate(problem: &Problem, config: KernelConfig, sms: u32) -> Estimate {
     let (m, n, k) = (problem.m as f64, problem.n as f64, problem.k as f64);
     let (block_m, block_n) = (f64::from(config.block_m), f64::from(config.block_n));
     let tiles = tiles(problem, &config);

@@ -1,10 +1,14 @@
 //! From source to a checked CUBIN, through the cache.
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Once, OnceLock};
 use std::time::{Duration, Instant};
 
+use fp8gemm_problem::Problem;
+
 use crate::sass::Interleave;
+use crate::tuning::{Device, Machine, Selection, Source, TUNING_VARIABLE, Tuning, Untuned};
 use crate::{Cache, Compiled, Cubin, JitError, Key, Metadata, Nvrtc, Report};
 
 /// One translation unit with one kernel.
@@ -40,6 +44,16 @@ pub struct Made {
     pub cubin: Arc<[u8]>,
     /// What ptxas said and the time that it took; nothing where the cache had the kernel.
     pub compiled: Option<(Report, Duration)>,
+}
+
+/// What a [`Compiler`] was asked for so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Statistics {
+    /// Kernels that it had to compile.
+    pub compiled: u64,
+    /// Kernels that the cache had.
+    pub cached: u64,
 }
 
 /// Compiles a unit and checks what came out.
@@ -103,12 +117,91 @@ pub struct Compiler {
     cache: Cache,
     nvrtc: OnceLock<Nvrtc>,
     explicit: Option<PathBuf>,
+    tuning: OnceLock<Tuned>,
+    stale: Once,
+    compiled: AtomicU64,
+    cached: AtomicU64,
+}
+
+/// The tuning tables that are used.
+#[derive(Debug)]
+enum Tuned {
+    Off,
+    Tables(Tuning),
 }
 
 impl Compiler {
     /// Compiles into this cache with the NVRTC that [`Nvrtc::find`] finds from this path.
     pub fn new(cache: Cache, nvrtc: Option<PathBuf>) -> Self {
-        Self { cache, nvrtc: OnceLock::new(), explicit: nvrtc }
+        Self {
+            cache,
+            nvrtc: OnceLock::new(),
+            explicit: nvrtc,
+            tuning: OnceLock::new(),
+            stale: Once::new(),
+            compiled: AtomicU64::new(0),
+            cached: AtomicU64::new(0),
+        }
+    }
+
+    /// The same with these tuning tables instead of those beside the cache; `None` for the cost model alone.
+    #[must_use]
+    pub fn with_tuning(self, tuning: Option<Tuning>) -> Self {
+        Self { tuning: OnceLock::from(tuning.map_or(Tuned::Off, Tuned::Tables)), ..self }
+    }
+
+    /// The tuning tables in use: those given, else those of the file that [`FP8GEMM_TUNING`](TUNING_VARIABLE)
+    /// names, else those beside the cache, read at the first call; `None` if they are switched off.
+    pub fn tuning(&self) -> Option<&Tuning> {
+        let tuned = self.tuning.get_or_init(|| {
+            if std::env::var_os(TUNING_VARIABLE).is_some_and(|value| value == "off") {
+                return Tuned::Off;
+            }
+            let path = self.tuning_path();
+            if let Some(path) =
+                path.as_ref().filter(|path| Some(*path) != self.cache.tuning_path().as_ref() && !path.exists())
+            {
+                tracing::warn!(path = %path.display(), "the tuning table that {TUNING_VARIABLE} names is not there");
+            }
+            Tuned::Tables(path.map_or_else(Tuning::default, |path| Tuning::load(&path)))
+        });
+        match tuned {
+            Tuned::Off => None,
+            Tuned::Tables(tuning) => Some(tuning),
+        }
+    }
+
+    /// Where tuning tables are read from and written to: the file that [`FP8GEMM_TUNING`](TUNING_VARIABLE)
+    /// names, else the one beside the cache; `None` if the cache has no folder.
+    pub fn tuning_path(&self) -> Option<PathBuf> {
+        let named = std::env::var_os(TUNING_VARIABLE).filter(|value| !value.is_empty() && value != "off");
+        named.map(PathBuf::from).or_else(|| self.cache.tuning_path())
+    }
+
+    /// Chooses a configuration for a problem on a device: by [tuning table](Self::tuning) where one fits,
+    /// else by the cost model. Tables that are all for other machines are a warning, once.
+    ///
+    /// # Errors
+    /// Those of [`choose`](crate::choose).
+    pub fn choose(&self, problem: &Problem, device: &Device) -> Result<Selection, JitError> {
+        let Some(tuning) = self.tuning() else { return Selection::model(problem, device.sms, Untuned::Off) };
+        // Without a table nobody needs to look for NVRTC, or to hash the kernels' texts.
+        if tuning.is_empty() {
+            return Selection::model(problem, device.sms, Untuned::NoTable);
+        }
+        let nvrtc = self.nvrtc().ok().map(Nvrtc::version);
+        let selection = tuning.choose(&Machine::new(device, nvrtc), problem)?;
+        if let Source::Model(Untuned::OtherMachine(difference)) = &selection.source {
+            self.stale.call_once(|| {
+                tracing::warn!(difference, "no tuning table fits this machine: the cost model chooses kernels");
+            });
+        }
+        Ok(selection)
+    }
+
+    /// How many kernels it has compiled, and how many the cache had.
+    pub fn statistics(&self) -> Statistics {
+        Statistics { compiled: self.compiled.load(Ordering::Relaxed), cached: self.cached.load(Ordering::Relaxed) }
     }
 
     /// The cache.
@@ -147,6 +240,13 @@ impl Compiler {
     ///
     /// As [`cubin`](Self::cubin).
     pub fn make(&self, unit: &Unit<'_>) -> Result<Made, JitError> {
+        let made = self.make_uncounted(unit)?;
+        let count = if made.compiled.is_some() { &self.compiled } else { &self.cached };
+        count.fetch_add(1, Ordering::Relaxed);
+        Ok(made)
+    }
+
+    fn make_uncounted(&self, unit: &Unit<'_>) -> Result<Made, JitError> {
         let nvrtc = match self.nvrtc() {
             Ok(nvrtc) => nvrtc,
             Err(absent) => {

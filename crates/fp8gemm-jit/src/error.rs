@@ -104,6 +104,12 @@ pub enum JitError {
         /// The rule it breaks.
         reason: String,
     },
+    /// A tuning table that this version did not write, or that is damaged.
+    #[error("not a tuning table: {reason}")]
+    Tuning {
+        /// What does not fit.
+        reason: String,
+    },
     /// A kernel configuration that cannot be.
     #[error("configuration {config}: {field} is {value}, but {rule}")]
     Config {

@@ -160,14 +160,19 @@ impl KernelMutant {
     /// What stands in the kernel's text, all places of it, and what stands there instead.
     const fn edits(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::ScaleOfTileEdge => &[(">= row * 128) scale = scales[b][row];", ">= row * 128) scale = scales[b][0];")],
+            Self::ScaleOfTileEdge => {
+                &[(">= row * 128) scale = scales[b][row];", ">= row * 128) scale = scales[b][0];")]
+            }
             Self::ScaleOfLowerRows => &[("sa[1] = shared_load(rows + 8 * 4);", "sa[1] = sa[0];")],
             // By whom operands and scales are brought: the math warps do not know.
             Self::PromotionOutOfOrder => &[
                 ("k = (block + i) * BLOCK_K;", "k = ((block ^ 1) + i) * BLOCK_K;"),
                 ("tile.row, block, full", "tile.row, block ^ 1, full"),
                 ("tile.column, block, full", "tile.column, block ^ 1, full"),
-                ("(i * MAX_K_BLOCKS + first + b * 32) * 4, scale", "(i * MAX_K_BLOCKS + ((first + b * 32) ^ 1)) * 4, scale"),
+                (
+                    "(i * MAX_K_BLOCKS + first + b * 32) * 4, scale",
+                    "(i * MAX_K_BLOCKS + ((first + b * 32) ^ 1)) * 4, scale",
+                ),
             ],
             Self::PromotionTwice => &[
                 (

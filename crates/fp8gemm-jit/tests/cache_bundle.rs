@@ -7,6 +7,7 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use fp8gemm_jit::tuning::{Device, Machine, Timed, Tuned, Tuning};
 use fp8gemm_jit::{Cache, JitError, Metadata};
 use support::{CUBIN, key, metadata};
 use tar::{EntryType, Header};
@@ -146,4 +147,65 @@ fn cut_and_foreign_files_are_errors() {
     }
     assert!(matches!(two.import(&root.path().join("absent")), Err(JitError::File { action: "read", .. })));
     assert_eq!(two.list().unwrap(), []);
+}
+
+/// A table with one problem.
+fn tables(tried: usize) -> Tuning {
+    let device = Device { name: "NVIDIA H200".into(), sms: 132, driver: 13_000 };
+    let timed = Timed { configuration: "any".into(), cold_us: 5.0, warm_us: 3.0 };
+    let problem = "1x576x7168 a=e4m3:1x128 b=e4m3:128x128 d=bf16".parse().unwrap();
+    let date = "2026-11-29T13:00:00Z".into();
+    let tuned = Tuned { problem, date, tried, model: timed.clone(), ranking: vec![timed] };
+    Tuning::of(Machine::new(&device, Some((13, 0))), vec![tuned])
+}
+
+/// Breaks if the tuning table does not travel with the kernels, replaces what the other machine knows, or
+/// a selection of kernels takes others along.
+#[test]
+fn tables_travel_with_kernels() {
+    let root = tempfile::tempdir().unwrap();
+    let one = Cache::at(root.path().join("one"));
+    for number in 0..2 {
+        one.get_or_compile(&key(number), || Ok((CUBIN.to_vec(), metadata()))).unwrap();
+    }
+    tables(1).store(&one.tuning_path().unwrap(), true).unwrap();
+    let bundle = root.path().join("bundle.tar");
+    assert_eq!(one.export(&bundle).unwrap(), 2);
+    let two = Cache::at(root.path().join("two"));
+    let imported = two.import(&bundle).unwrap();
+    assert_eq!((imported.added, imported.tuned), (2, 1));
+    assert_eq!(Tuning::read(&two.tuning_path().unwrap()).unwrap(), Some(tables(1)));
+
+    one.export_only(&bundle, &[key(1)].into(), &tables(2)).unwrap();
+    let three = Cache::at(root.path().join("three"));
+    tables(3).store(&three.tuning_path().unwrap(), true).unwrap();
+    assert_eq!(three.import(&bundle).unwrap().added, 1);
+    assert_eq!(three.list().unwrap()[0].key, key(1));
+    assert_eq!(Tuning::read(&three.tuning_path().unwrap()).unwrap(), Some(tables(3)));
+    // Without a table there is none in the bundle.
+    one.export_only(&bundle, &[key(1)].into(), &Tuning::default()).unwrap();
+    assert_eq!(Cache::at(root.path().join("four")).import(&bundle).unwrap().tuned, 0);
+    assert!(!root.path().join("four/tuning.json").exists());
+}
+
+/// Breaks if a damaged table gets in, or the kernels before it do.
+#[test]
+fn damaged_tables_are_refused_with_all_kernels() {
+    let (good, bytes) = entry(0, CUBIN, metadata());
+    let json = tables(1).to_json();
+    let mut flipped = json.clone();
+    flipped[json.len() / 2] ^= 4;
+    for table in [&flipped[..], &json[..json.len() / 2], b"", b"{}"] {
+        let root = tempfile::tempdir().unwrap();
+        let bundle = root.path().join("bundle.tar");
+        tar(&bundle, &[(EntryType::Regular, &good, &bytes), (EntryType::Regular, "tuning.json", table)]);
+        match Cache::at(root.path().join("cubin")).import(&bundle) {
+            Err(JitError::Bundle { entry, reason }) => {
+                assert_eq!(entry, "tuning.json");
+                assert!(reason.contains("not a tuning table"), "{reason}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(files(root.path()), [bundle]);
+    }
 }

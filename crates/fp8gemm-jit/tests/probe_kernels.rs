@@ -1,4 +1,4 @@
-//! The kernels that run single instructions compile. Needs NVRTC and no GPU:
+//! The kernels that run single instructions compile, and those that only move memory. Needs NVRTC and no GPU:
 //!
 //! `cargo test --release -p fp8gemm-jit --test probe_kernels -- --ignored --nocapture`
 
@@ -6,7 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use fp8gemm_jit::{BASE_OPTIONS, Nvrtc, ProbeAccumulator, ProbeKernel, Unit, compile_checked};
+use fp8gemm_jit::sass::{Disassembler, Listing};
+use fp8gemm_jit::{BASE_OPTIONS, MemoryKernel, Nvrtc, ProbeAccumulator, ProbeKernel, Unit, compile_checked};
 use fp8gemm_problem::OperandType;
 
 /// Every n with one combination of the rest, in turn, and every combination of the rest with one n.
@@ -57,4 +58,23 @@ fn every_probe_compiles_cleanly() {
         names.insert(name);
     }
     println!("{} kernels", names.len());
+}
+
+/// Breaks if a kernel that only moves memory does not compile cleanly, or the compiler has taken out
+/// what nobody looks at: the bulk copies, the loads of a flush, the stores in D's place.
+#[test]
+#[ignore = "needs NVRTC and a disassembler"]
+fn memory_kernels_move_memory() {
+    let nvrtc = Nvrtc::find(None).unwrap();
+    let tool = Disassembler::find(Some(nvrtc.path())).unwrap();
+    for (kernel, opcodes) in [(MemoryKernel::Stream, &["UBLKCP", "STG"][..]), (MemoryKernel::Read, &["LDG"])] {
+        let (source, name) = (kernel.source(), kernel.to_string());
+        let unit = Unit { source: &source, kernel: kernel.symbol(), configuration: &name, options: &BASE_OPTIONS };
+        let checked = compile_checked(&nvrtc, &unit).unwrap_or_else(|error| panic!("{name}: {error}"));
+        println!("{:6.0} ms  {name}", checked.compiled.elapsed.as_secs_f64() * 1e3);
+        let listing = Listing::parse(&tool.disassemble(&checked.compiled.cubin).unwrap()).unwrap();
+        for opcode in opcodes {
+            assert!(listing.instructions().iter().any(|one| one.opcode.starts_with(opcode)), "{name} has no {opcode}");
+        }
+    }
 }

@@ -11,7 +11,8 @@ use fp8gemm::jit::sass::Interleave;
 use fp8gemm::jit::{Cache, Compiler, JitError};
 use fp8gemm::problem::Problem;
 use fp8gemm_bench::{
-    BenchError, List, Machine, Options, Row, Session, Shape, geometric_means, parse_shapes, write_csv,
+    BenchError, Flush, List, Machine, Options, Row, Session, Shape, floor_mean, geometric_means, parse_shapes,
+    write_csv,
 };
 use serde::Serialize;
 
@@ -25,9 +26,11 @@ Examples:
   fp8gemm bench '512x4096x7168 a=e4m3:row b=e4m3:row d=bf16 policy=chain' --regime all
   fp8gemm bench 4096 7168 16384 --interleave none,deepgemm-2025,one-in-four --regime cold,sustained
   fp8gemm bench --shapes mine.csv --csv out.csv     columns m,n,k[,out,accumulate][,<name>_us ...]
+  fp8gemm bench --list decode --m-at-most 64 --regime cold,warm,graph
 
-cold: 8 GB are set before each run, kernel times by CUPTI, rivals taking turns; sustained: back to back; \
-graph: for each of 20 kernels with different weights. Ratios are the other's time over ours. Before it is \
+cold: 8 GB are set before each run, kernel times by CUPTI, rivals taking turns; warm: the same launch again \
+and again; sustained: back to back; graph: for each of 20 or more kernels with different weights. Ratios are \
+the other's time over ours. floor: a kernel that reads the weights and A and writes as much as D has. Before it is \
 timed, rows of our result are compared with the CPU twin, every bit.";
 
 /// Flags of the command.
@@ -40,18 +43,23 @@ pub(crate) struct BenchArgs {
     /// A CSV file of shapes
     #[arg(long, value_name = "FILE")]
     shapes: Option<PathBuf>,
-    /// A list with times that were recorded for DeepGEMM and cuBLASLt; dense and wgrad if nothing is given
+    /// A list with times that were recorded for DeepGEMM and cuBLASLt; dense and wgrad if nothing is given, with --m-at-most decode too
     #[arg(long, value_enum, value_name = "LIST")]
     list: Vec<ListName>,
+    /// Of all shapes, those with M of at most this
+    #[arg(long, value_name = "M", default_value_t = usize::MAX, hide_default_value = true)]
+    m_at_most: usize,
+    /// Of all shapes, those with M of at least this
+    #[arg(long, value_name = "M", default_value_t = 0, hide_default_value = true)]
+    m_at_least: usize,
     /// What to measure
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Regime::Cold])]
     regime: Vec<Regime>,
-    /// Runs of each rival in regime cold, replays in regime graph
+    /// Runs of each rival in regimes cold and warm, replays in regime graph
     #[arg(long, value_name = "RUNS", default_value_t = Options::default().repeat)]
     repeat: usize,
-    /// Bytes that are set before each cold run
-    #[arg(long, value_name = "BYTES", default_value_t = Options::default().flush_bytes)]
-    flush_bytes: usize,
+    #[command(flatten)]
+    flush: FlushArgs,
     /// Seconds of regime sustained, for each rival
     #[arg(long, value_name = "SECONDS", default_value_t = Options::default().seconds)]
     seconds: f64,
@@ -73,12 +81,36 @@ pub(crate) struct BenchArgs {
     /// Only our kernels
     #[arg(long)]
     no_rivals: bool,
+    /// Leave the kernel out that only moves memory
+    #[arg(long)]
+    no_floor: bool,
     /// Times by events (about a microsecond more) even where CUPTI is found
     #[arg(long)]
     events: bool,
     /// Also write the rows to this file
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+}
+
+/// How the L2 cache is flushed.
+#[derive(Debug, Args)]
+pub(super) struct FlushArgs {
+    /// What empties the L2 cache before each cold run
+    #[arg(long, value_enum, default_value_t = FlushName::Memset)]
+    flush: FlushName,
+    /// Bytes that are set or read for that [default: 8000000000 set, 536870912 read]
+    #[arg(long, value_name = "BYTES")]
+    flush_bytes: Option<usize>,
+}
+
+impl FlushArgs {
+    pub(super) fn set(&self, options: &mut Options) {
+        options.flush = match self.flush {
+            FlushName::Memset => Flush::Memset,
+            FlushName::Read => Flush::Read,
+        };
+        options.flush_bytes = self.flush_bytes.unwrap_or(options.flush.default_bytes());
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -94,9 +126,18 @@ enum ListName {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Regime {
     Cold,
+    Warm,
     Sustained,
     Graph,
     All,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum FlushName {
+    /// A memset: dirty lines, as with the recorded times
+    Memset,
+    /// A kernel that reads: clean lines
+    Read,
 }
 
 #[derive(Serialize)]
@@ -105,11 +146,14 @@ struct Report {
     version: &'static str,
     machine: Machine,
     repeat: usize,
+    flush: Flush,
     flush_bytes: usize,
     rows: Vec<Line>,
     failures: Vec<String>,
     /// Of each ratio: over how many rows, and the mean.
     geometric_means: std::collections::BTreeMap<String, (f64, usize)>,
+    /// Geometric mean of our time over the floor, for M <= 64, and over how many rows.
+    over_floor: Option<(f64, usize)>,
 }
 
 #[derive(Serialize)]
@@ -119,6 +163,7 @@ struct Line {
     flop: f64,
     bytes: f64,
     ratios: std::collections::BTreeMap<String, f64>,
+    over_floor: Option<f64>,
 }
 
 /// Runs the command; 1 if a kernel's bits were wrong.
@@ -159,22 +204,30 @@ pub(crate) fn run(args: &BenchArgs, json: bool) -> Result<u8, CliError> {
     if let Some(file) = csv {
         write_csv(&rows, file).map_err(|error| usage(error.to_string()))?;
     }
-    let means = geometric_means(&rows);
+    let (means, over_floor) = (geometric_means(&rows), floor_mean(&rows));
     if json {
-        let line = |row: Row| Line { flop: row.flop(), bytes: row.bytes(), ratios: row.ratios(), row };
+        let line = |row: Row| Line {
+            flop: row.flop(),
+            bytes: row.bytes(),
+            ratios: row.ratios(),
+            over_floor: row.over_floor(),
+            row,
+        };
         let report = Report {
             command: "bench",
             version: env!("CARGO_PKG_VERSION"),
             machine,
             repeat: options.repeat,
+            flush: options.flush,
             flush_bytes: options.flush_bytes,
             rows: rows.into_iter().map(line).collect(),
             failures: failures.clone(),
             geometric_means: means,
+            over_floor,
         };
         print(true, &report, String::new)?;
     } else {
-        table::foot(&means)?;
+        table::foot(&means, over_floor)?;
     }
     match fatal {
         Some(error) => Err(failed(error)),
@@ -198,13 +251,15 @@ fn options(args: &BenchArgs) -> Options {
     let has = |regime| args.regime.contains(&regime) || args.regime.contains(&Regime::All);
     let mut options = Options::default();
     options.cold = has(Regime::Cold);
+    options.warm = has(Regime::Warm);
     options.sustained = has(Regime::Sustained);
     options.graph = has(Regime::Graph);
     options.repeat = args.repeat;
-    options.flush_bytes = args.flush_bytes;
+    args.flush.set(&mut options);
     options.seconds = args.seconds;
     options.check = !args.no_check;
     options.rivals = !args.no_rivals;
+    options.floor = !args.no_floor;
     options.events = args.events;
     options.configuration = args.config.clone();
     options.interleave = args.interleave.clone();
@@ -219,7 +274,13 @@ fn shapes(args: &BenchArgs) -> Result<Vec<Shape>, CliError> {
         shapes.extend(read);
     }
     let nothing = shapes.is_empty() && args.shapes.is_none() && args.list.is_empty();
-    let lists = if nothing { &[ListName::Dense, ListName::Wgrad][..] } else { &args.list };
+    let all = [ListName::Decode, ListName::Dense, ListName::Wgrad];
+    let lists = match (nothing, args.m_at_most) {
+        (true, usize::MAX) => &all[1..],
+        // Whoever asks for few rows means decode as well.
+        (true, _) => &all[..],
+        (false, _) => &args.list,
+    };
     for list in lists {
         let list = match list {
             ListName::Dense => List::Dense,
@@ -228,6 +289,10 @@ fn shapes(args: &BenchArgs) -> Result<Vec<Shape>, CliError> {
         };
         shapes.extend(list.shapes().map_err(failed)?);
     }
+    shapes.retain(|shape| (args.m_at_least..=args.m_at_most).contains(&shape.problem.m));
+    if shapes.is_empty() {
+        return Err(usage("no shape is left: see --m-at-least, --m-at-most and --shapes".to_owned()));
+    }
     for shape in &shapes {
         shape.problem.check()?;
     }
@@ -235,7 +300,7 @@ fn shapes(args: &BenchArgs) -> Result<Vec<Shape>, CliError> {
 }
 
 /// Three numbers in a row are a shape; so is `MxNxK`; anything with a blank is a whole problem.
-fn problems(words: &[String]) -> Result<Vec<Shape>, CliError> {
+pub(super) fn problems(words: &[String]) -> Result<Vec<Shape>, CliError> {
     let mut shapes = Vec::new();
     let mut numbers = Vec::new();
     let bad = |word: &str| usage(format!("`{word}` is no problem: give M N K, MxNxK, or a whole one in quotes"));
@@ -285,7 +350,7 @@ fn usage(reason: String) -> CliError {
     CliError::Usage(reason)
 }
 
-fn failed(error: BenchError) -> CliError {
+pub(super) fn failed(error: BenchError) -> CliError {
     if error.is_missing() {
         return CliError::Missing { engine: "hopper", reason: error.to_string() };
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use fp8gemm::jit::Cache;
+use fp8gemm::jit::tuning::Tuning;
 use serde::Serialize;
 
 use super::{SUCCESS, bad, print};
@@ -29,11 +30,11 @@ pub(crate) struct CacheArgs {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Print every kernel with what is known of it, and damaged entries
+    /// Print every kernel with what is known of it, damaged entries, and the number of tuned problems
     List,
     /// Remove every kernel
     Clear,
-    /// Write all sound kernels into a bundle (tar)
+    /// Write all sound kernels and the tuning table into a bundle (tar)
     Export {
         /// Where it goes
         file: PathBuf,
@@ -58,10 +59,10 @@ struct Report {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Outcome {
-    Listed { entries: Vec<Entry>, bytes: u64, damaged: usize },
+    Listed { entries: Vec<Entry>, bytes: u64, damaged: usize, tuned: usize },
     Cleared { entries: usize, bytes: u64 },
     Exported { entries: usize, file: String },
-    Imported { added: usize, present: usize, file: String },
+    Imported { added: usize, present: usize, tuned: usize, file: String },
 }
 
 #[derive(Serialize)]
@@ -93,7 +94,8 @@ pub(crate) fn run(args: &CacheArgs, json: bool) -> Result<u8, CliError> {
         What::Import { file } => {
             let imported = cache.import(file)?;
             let file = file.display().to_string();
-            ("import", Outcome::Imported { added: imported.added, present: imported.present, file })
+            let (added, present, tuned) = (imported.added, imported.present, imported.tuned);
+            ("import", Outcome::Imported { added, present, tuned, file })
         }
     };
     let folder = cache.folder().map(|folder| folder.display().to_string());
@@ -106,7 +108,9 @@ fn listed(cache: &Cache) -> Result<Outcome, CliError> {
     let entries: Vec<_> = cache.list()?.into_iter().map(Entry::from).collect();
     let bytes = entries.iter().map(|entry| entry.bytes).sum();
     let damaged = entries.iter().filter(|entry| entry.damage.is_some()).count();
-    Ok(Outcome::Listed { entries, bytes, damaged })
+    // A damaged table is a warning.
+    let tuned = cache.tuning_path().map_or(0, |path| Tuning::load(&path).len());
+    Ok(Outcome::Listed { entries, bytes, damaged, tuned })
 }
 
 impl From<fp8gemm::jit::Listed> for Entry {
@@ -153,23 +157,32 @@ impl Report {
         let folder =
             self.folder.as_deref().unwrap_or("no folder: the user has no home, and FP8GEMM_CACHE_DIR is not set");
         match &self.result {
-            Outcome::Listed { entries, bytes, damaged } => {
+            Outcome::Listed { entries, bytes, damaged, tuned } => {
                 let rows: Vec<_> = entries.iter().map(Entry::row).collect();
                 let damaged = match damaged {
                     0 => String::new(),
                     some => format!(", {some} damaged (compiled anew when needed)"),
                 };
+                let tuned = match tuned {
+                    0 => String::new(),
+                    some => format!(", a table of {}", count(*some as u64, "tuned problem")),
+                };
                 let total = count(entries.len() as u64, "kernel");
-                format!("{}{total}, {} KB{damaged} in {folder}\n", table(0, &rows), grouped(bytes.div_ceil(1024)))
+                let size = grouped(bytes.div_ceil(1024));
+                format!("{}{total}, {size} KB{damaged}{tuned} in {folder}\n", table(0, &rows))
             }
             Outcome::Cleared { entries, bytes } => {
                 let removed = count(*entries as u64, "kernel");
                 format!("removed {removed}, {} KB from {folder}\n", grouped(bytes.div_ceil(1024)))
             }
             Outcome::Exported { entries, file } => format!("wrote {} to {file}\n", count(*entries as u64, "kernel")),
-            Outcome::Imported { added, present, file } => {
+            Outcome::Imported { added, present, tuned, file } => {
                 let added = count(*added as u64, "kernel");
-                format!("added {added} from {file}, {} there already, in {folder}\n", grouped(*present as u64))
+                let tuned = match tuned {
+                    0 => String::new(),
+                    some => format!("and a table of {}, ", count(*some as u64, "tuned problem")),
+                };
+                format!("added {added} {tuned}from {file}, {} there already, in {folder}\n", grouped(*present as u64))
             }
         }
     }

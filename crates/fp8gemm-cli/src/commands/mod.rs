@@ -8,7 +8,9 @@ pub(crate) mod gemm;
 pub(crate) mod kernels;
 pub(crate) mod problem;
 pub(crate) mod quantize;
+pub(crate) mod shape_list;
 pub(crate) mod study;
+pub(crate) mod tune;
 pub(crate) mod verify;
 
 use std::io::{self, Write};
@@ -21,6 +23,9 @@ use crate::error::CliError;
 pub(crate) const SUCCESS: u8 = 0;
 /// Bits differ.
 pub(crate) const DIFFERENT: u8 = 1;
+
+/// Ended by Ctrl-C, with what it had: the code that shells have for that.
+pub(crate) const INTERRUPTED: u8 = 130;
 
 /// Prints the report, or the same as one JSON document.
 pub(crate) fn print(json: bool, document: &impl Serialize, report: impl FnOnce() -> String) -> Result<(), CliError> {

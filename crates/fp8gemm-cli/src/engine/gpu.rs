@@ -108,7 +108,7 @@ impl Hopper {
         c: Option<&MatrixView<'_>>,
     ) -> Result<Computed, HopperError> {
         let start = Instant::now();
-        let cached = self.cached(&choose(problem, self.gpu.sms())?.config());
+        let cached = self.cached(&self.compiler.choose(problem, &self.gpu.device())?.config());
         let plan = Plan::new(&self.gpu, &self.compiler, problem)?;
         for quantization in [a.quantization(), b.quantization()].into_iter().flatten() {
             QuantizePlan::new(&self.gpu, &self.compiler, &quantization)?;

@@ -7,6 +7,7 @@
 //! | `edges` | shapes at the edges of the rules, batch invariance, recordings of other libraries |
 //! | `launches` | slices, graphs, dependent launch, threads, several GPUs, shared kernels |
 //! | `stream_k` | workspaces: in replayed graphs, in chains of dependent launches, on slices |
+//! | `tuning` | plans that a tuning table chooses for |
 //! | `large` | matrices of more than 2^31 elements or bytes |
 //! | `errors` | a lost context |
 //! | `host_time` | what a launch costs the CPU |
@@ -30,6 +31,7 @@ mod random;
 mod recorded;
 mod sanitizer;
 mod stream_k;
+mod tuning;
 
 use fp8gemm_hopper::Gpu;
 use fp8gemm_jit::{Cache, Compiler};

@@ -3,7 +3,8 @@
 //! A bundle is a plain tar of the entries' files, in order of key and with no times or owners, so
 //! that equal contents are equal bytes. Nothing is unpacked by name: an entry is read into memory,
 //! must be a regular file called `<key>.cubin` whose checksum holds for that key and whose CUBIN is
-//! for `sm_90a`, and is then published as if it had been compiled here.
+//! for `sm_90a`, and is then published as if it had been compiled here. The last may be a tuning table,
+//! `tuning.json`, whose problems are added to those that are known.
 //!
 //! The checksum tells damage, not authorship: a key cannot show that the machine code belongs to
 //! its source. Import bundles only from people whose binaries you would run.
@@ -16,6 +17,7 @@ use std::path::Path;
 use super::entry::{self, Metadata};
 use super::folder::{self, Folder};
 use super::{Imported, Key};
+use crate::tuning::{self, Tuning};
 use crate::{Cubin, JitError};
 
 /// A kernel has some 30 KB.
@@ -25,14 +27,20 @@ const BLOCK: u64 = 512;
 const END: usize = 1024;
 
 /// Writes entries, given in order of key, into a bundle.
-pub(super) fn write(to: &Path, entries: &[(Key, Vec<u8>)]) -> Result<(), JitError> {
+pub(super) fn write(to: &Path, entries: &[(Key, Vec<u8>)], tuning: &Tuning) -> Result<(), JitError> {
     let failed = |source| JitError::File { action: "write", path: to.to_owned(), source };
     let mut bundle = tar::Builder::new(Vec::new());
-    for (key, bytes) in entries {
+    let mut append = |name: &str, bytes: &[u8]| {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
-        bundle.append_data(&mut header, folder::file_name(key), &bytes[..]).map_err(failed)?;
+        bundle.append_data(&mut header, name, bytes)
+    };
+    for (key, bytes) in entries {
+        append(&folder::file_name(key), bytes).map_err(failed)?;
+    }
+    if !tuning.is_empty() {
+        append(tuning::FILE, &tuning.to_json()).map_err(failed)?;
     }
     let bytes = bundle.into_inner().map_err(failed)?;
     let folder = match to.parent() {
@@ -47,15 +55,18 @@ pub(super) fn read(from: &Path, folder: &Folder) -> Result<Imported, JitError> {
     let mut file = File::open(from).map_err(|error| unreadable(from, error))?;
     check_end(&mut file).map_err(|error| unreadable(from, error))?;
     let mut seen = BTreeSet::new();
-    visit(
-        from,
-        &mut file,
-        |name, key, _| {
-            if seen.insert(key) { Ok(()) } else { Err(refused(name, "it is there twice")) }
-        },
-    )?;
+    visit(from, &mut file, |name, _| {
+        if seen.insert(name.to_owned()) { Ok(()) } else { Err(refused(name, "it is there twice")) }
+    })?;
     let mut imported = Imported::default();
-    visit(from, &mut file, |_, key, bytes| {
+    visit(from, &mut file, |_, member| {
+        let (key, bytes) = match member {
+            Member::Kernel(key, bytes) => (key, bytes),
+            Member::Tuning(tables) => {
+                imported.tuned = tables.len();
+                return tables.store(&folder.path().join(tuning::FILE), false);
+            }
+        };
         let present = folder.read(&key).ok().flatten();
         if present.is_some_and(|present| entry::decode(&key, &present).is_ok()) {
             imported.present += 1;
@@ -69,11 +80,17 @@ pub(super) fn read(from: &Path, folder: &Folder) -> Result<Imported, JitError> {
     Ok(imported)
 }
 
-/// Calls `use_entry` with name, key and bytes of every entry, each checked.
+/// What a bundle holds.
+enum Member<'a> {
+    Kernel(Key, &'a [u8]),
+    Tuning(Tuning),
+}
+
+/// Calls `use_member` with the name and content of every member, each checked.
 fn visit(
     from: &Path,
     file: &mut File,
-    mut use_entry: impl FnMut(&str, Key, &[u8]) -> Result<(), JitError>,
+    mut use_member: impl FnMut(&str, Member<'_>) -> Result<(), JitError>,
 ) -> Result<(), JitError> {
     let broken = |error| unreadable(from, error);
     file.seek(SeekFrom::Start(0)).map_err(broken)?;
@@ -84,12 +101,20 @@ fn visit(
         if member.header().entry_type() != tar::EntryType::Regular {
             return Err(refused(&name, "it is not a regular file"));
         }
-        let key = folder::key_of(&name).ok_or_else(|| refused(&name, "its name is not <key>.cubin"))?;
+        let key = folder::key_of(&name);
+        if key.is_none() && name != tuning::FILE {
+            return Err(refused(&name, "its name is not <key>.cubin"));
+        }
         if member.size() > LARGEST_ENTRY {
             return Err(refused(&name, "it is larger than any kernel"));
         }
         let mut bytes = Vec::new();
         member.read_to_end(&mut bytes).map_err(broken)?;
+        let Some(key) = key else {
+            let tables = Tuning::parse(&bytes).map_err(|error| refused(&name, &error.to_string()))?;
+            use_member(&name, Member::Tuning(tables))?;
+            continue;
+        };
         let (cubin, metadata) = entry::decode(&key, &bytes).map_err(|reason| refused(&name, &reason))?;
         if !printable(&metadata) {
             return Err(refused(&name, "its metadata has control characters"));
@@ -97,7 +122,7 @@ fn visit(
         Cubin::parse(cubin)
             .and_then(|cubin| cubin.check_hopper())
             .map_err(|error| refused(&name, &error.to_string()))?;
-        use_entry(&name, key, &bytes)?;
+        use_member(&name, Member::Kernel(key, &bytes))?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! <key>.cubin    one entry
 //! .tmp-...       an entry being written; left over only by a process that was killed
 //! locks/<xx>     lock of all keys that start with these two digits; never deleted
+//! tuning.json    what was tuned (see `tuning`); locks/tuning is its lock
 //! ```
 //!
 //! Locks are 256 files that stay, rather than one for each key: deleting a lock file that another
@@ -55,21 +56,7 @@ impl Folder {
     /// Waits until no other process compiles this key, at most for the patience. The lock ends
     /// when the file is dropped, or with the process.
     pub(super) fn lock(&self, key: &Key) -> io::Result<File> {
-        let locks = self.path.join("locks");
-        std::fs::create_dir_all(&locks)?;
-        let name = format!("{:02x}", key.as_bytes()[0]);
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(locks.join(name))?;
-        let begin = Instant::now();
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(file),
-                Err(TryLockError::WouldBlock) if begin.elapsed() < self.patience => std::thread::sleep(POLL),
-                Err(TryLockError::WouldBlock) => {
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, "another process holds the lock"));
-                }
-                Err(TryLockError::Error(error)) => return Err(error),
-            }
-        }
+        lock_for(&self.path, &format!("{:02x}", key.as_bytes()[0]), self.patience)
     }
 
     /// Puts an entry in place, whole or not at all, even if the machine stops in the middle.
@@ -120,6 +107,28 @@ impl Folder {
     }
 }
 
+/// Waits until no other process holds the lock of this name in a folder, as [`Folder::lock`] does.
+pub(crate) fn lock_file(folder: &Path, name: &str) -> io::Result<File> {
+    lock_for(folder, name, PATIENCE)
+}
+
+fn lock_for(folder: &Path, name: &str, patience: Duration) -> io::Result<File> {
+    let locks = folder.join("locks");
+    std::fs::create_dir_all(&locks)?;
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(locks.join(name))?;
+    let begin = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if begin.elapsed() < patience => std::thread::sleep(POLL),
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "another process holds the lock"));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
+
 /// The name of an entry's file, in the folder and in a bundle.
 pub(super) fn file_name(key: &Key) -> String {
     format!("{key}{SUFFIX}")
@@ -132,7 +141,7 @@ pub(super) fn key_of(name: &str) -> Option<Key> {
 
 /// Writes a file so that its name never stands for a part of it: temporary file in `folder`, which
 /// must be on the same file system, then fsync, rename, fsync of the folder.
-pub(super) fn write_whole(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_whole(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(TEMPORARY);
     #[cfg(unix)]

@@ -13,14 +13,16 @@ mod entry;
 mod folder;
 mod key;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use crate::JitError;
+use crate::tuning::Tuning;
 use folder::Folder;
+pub(crate) use folder::{lock_file, write_whole};
 
 pub use entry::Metadata;
 pub use key::Key;
@@ -104,6 +106,8 @@ pub struct Imported {
     pub added: usize,
     /// Entries that were there already, and were left alone.
     pub present: usize,
+    /// Problems in the bundle's tuning table; what was known of them already was left alone.
+    pub tuned: usize,
 }
 
 impl Cache {
@@ -125,6 +129,11 @@ impl Cache {
     /// The folder of the entries.
     pub fn folder(&self) -> Option<&Path> {
         self.folder.as_ref().map(Folder::path)
+    }
+
+    /// The file of the tuning table: `tuning.json` in the folder.
+    pub fn tuning_path(&self) -> Option<PathBuf> {
+        Some(self.folder()?.join(crate::tuning::FILE))
     }
 
     /// The kernel, if it is in memory or on disk. Waits if a thread is compiling it.
@@ -239,17 +248,33 @@ impl Cache {
         Ok(cleared)
     }
 
-    /// Writes all sound entries on disk into a bundle; damaged ones are left out with a warning.
-    /// Returns how many were written. Equal entries give equal bytes.
+    /// Writes all sound entries on disk into a bundle, and the tuning table beside them if there is one;
+    /// what is damaged is left out with a warning. Returns how many entries were written. Equal entries
+    /// give equal bytes.
     ///
     /// # Errors
     ///
     /// [`JitError::File`] if the folder cannot be read or the bundle not be written; then an
     /// existing file of that name is as it was.
     pub fn export(&self, to: &Path) -> Result<usize, JitError> {
+        let tuning = self.tuning_path().map_or_else(Tuning::default, |path| Tuning::load(&path));
+        self.export_where(to, &|_| true, &tuning)
+    }
+
+    /// As [`export`](Self::export), but only the entries of these keys, and this tuning table.
+    ///
+    /// # Errors
+    ///
+    /// As [`export`](Self::export).
+    pub fn export_only(&self, to: &Path, keys: &BTreeSet<Key>, tuning: &Tuning) -> Result<usize, JitError> {
+        self.export_where(to, &|key| keys.contains(key), tuning)
+    }
+
+    fn export_where(&self, to: &Path, wanted: &dyn Fn(&Key) -> bool, tuning: &Tuning) -> Result<usize, JitError> {
         let mut entries = Vec::new();
         if let Some(folder) = &self.folder {
-            for key in folder.keys().map_err(|source| failed("read", folder.path(), source))? {
+            let keys = folder.keys().map_err(|source| failed("read", folder.path(), source))?;
+            for key in keys.into_iter().filter(wanted) {
                 let path = folder.entry(&key);
                 let Some(bytes) = folder.read(&key).map_err(|source| failed("read", &path, source))? else { continue };
                 match entry::decode(&key, &bytes) {
@@ -260,11 +285,11 @@ impl Cache {
                 }
             }
         }
-        bundle::write(to, &entries)?;
+        bundle::write(to, &entries, tuning)?;
         Ok(entries.len())
     }
 
-    /// Adds the entries of a bundle: all, or none if one is refused. Entries that are there stay.
+    /// Adds the entries of a bundle, and its tuning table: all, or none if one is refused. What is there stays.
     ///
     /// Each must be a regular file named by its key, with a checksum that holds and a CUBIN for
     /// `sm_90a`. That shows that nothing is damaged, not who made it: machine code from a bundle is

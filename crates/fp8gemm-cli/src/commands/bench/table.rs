@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use fp8gemm_bench::{GpuState, Machine, Options, Row, Sustained, Times};
+use fp8gemm_bench::{Flush, GpuState, Machine, Options, Row, Sustained, Times};
 
 use crate::error::CliError;
 
@@ -14,19 +14,25 @@ pub(crate) fn head(machine: &Machine, options: &Options) -> Result<(), CliError>
     text += &format!("timer: {}\nrival: {}\nclocks: {}\n", machine.timer, machine.cublaslt, machine.monitor);
     if options.cold {
         text += &format!(
-            "cold: {} runs, {:.1} GB set before each; us: mean; host: us that a launch keeps the host busy; x: the other's time over ours, median of rounds; \
-             recorded DeepGEMM, as recorded and scaled by cuBLASLt per-tensor now over then\n\n",
+            "cold: {} runs, {:.1} GB {} before each; us: mean; host: us that a launch keeps the host busy; floor: weights and A read, D written, and our time over that; \
+             x: the other's time over ours, median of rounds; recorded DeepGEMM, as recorded and scaled by cuBLASLt per-tensor now over then\n\n",
             options.repeat,
-            options.flush_bytes as f64 / 1e9
+            options.flush_bytes as f64 / 1e9,
+            match options.flush {
+                Flush::Memset => "set",
+                Flush::Read => "read",
+            }
         );
         text += &format!(
-            "{:<17} {:>8} {:>8} {:>6} {:>5} {:>5} | {:>8} {:>5} | {:>8} {:>5} | {:>8} {:>5} {:>6} | {:>4} {:>3}  configuration\n",
+            "{:<17} {:>8} {:>8} {:>6} {:>5} {:>5} | {:>7} {:>6} | {:>8} {:>5} | {:>8} {:>5} | {:>8} {:>5} {:>6} | {:>4} {:>3}  configuration\n",
             "shape",
             "us",
             "median",
             "TFLOPS",
             "GB/s",
             "host",
+            "floor",
+            "ours/",
             "tensor",
             "x",
             "block",
@@ -54,6 +60,7 @@ pub(crate) fn row(row: &Row) -> Result<(), CliError> {
         let (rate, bandwidth) = (row.flop() / times.mean * 1e-6, row.bytes() / times.mean * 1e-3);
         text += &format!("{shape:<17} {:>8.2} {:>8.2} {rate:>6.0} {bandwidth:>5.0}", times.mean, times.median);
         text += &format!(" {}", number(host, 5, 1));
+        text += &format!(" | {} {}", number(cold("floor"), 7, 2), number(row.over_floor(), 6, 3));
         for name in ["cublaslt_tensor", "cublaslt_block"] {
             text += &format!(" | {} {}", number(cold(name), 8, 2), number(ratios.get(name).copied(), 5, 2));
         }
@@ -78,7 +85,10 @@ pub(crate) fn row(row: &Row) -> Result<(), CliError> {
         if let Some(sustained) = &entry.sustained {
             text += &format!("    {}\n", sustained_line(name, row.flop(), sustained));
         }
-        for (times, how) in [(entry.graph, "graph"), (entry.graph_overlapped, "graph, overlapping")] {
+        let of = entry.graph_launches.map_or_else(String::new, |launches| format!(" of {launches}"));
+        let (graph, overlapping) = (format!("graph{of}"), format!("graph{of}, overlapping"));
+        let regimes = [(entry.warm, "warm"), (entry.graph, &graph), (entry.graph_overlapped, &overlapping)];
+        for (times, how) in regimes {
             text += &times.map_or_else(String::new, |times| format!("    {name} {how}: {}\n", times_line(&times)));
         }
     }
@@ -92,8 +102,11 @@ pub(crate) fn row(row: &Row) -> Result<(), CliError> {
 }
 
 /// Geometric means.
-pub(crate) fn foot(means: &BTreeMap<String, (f64, usize)>) -> Result<(), CliError> {
+pub(crate) fn foot(means: &BTreeMap<String, (f64, usize)>, floor: Option<(f64, usize)>) -> Result<(), CliError> {
     let mut text = String::new();
+    if let Some((mean, rows)) = floor {
+        text += &format!("\ngeometric mean of our time over the floor, M <= 64: {mean:.3} ({rows} rows)\n");
+    }
     if !means.is_empty() {
         text += "\ngeometric means of the other's time over ours\n";
     }

@@ -20,14 +20,11 @@ use fp8gemm::problem::Policy;
 use fp8gemm::sim::Path;
 use fp8gemm_difftest::{Event, External, Generator, Menu, Only, Options, Subject, TwinPath, run as run_cases};
 
-use super::{DIFFERENT, SUCCESS, print};
+use super::{DIFFERENT, INTERRUPTED, SUCCESS, print};
 use crate::args::Engine;
 use crate::engine::Progress;
 use crate::error::{CliError, note};
 use crate::interrupt;
-
-/// Exit code of an interrupted command, as shells have it.
-const INTERRUPTED: u8 = 130;
 
 fn after() -> String {
     format!(
@@ -276,7 +273,7 @@ fn engine(args: &EngineArgs) -> Result<Setup, CliError> {
 }
 
 /// `60`, `60s`, `1.5m`, `2h`.
-fn parse_time(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {
         "" | "s" => 1.0,

@@ -1,16 +1,19 @@
-//! `fp8gemm kernels compile`: fills the cache, for one problem or for all.
+//! `fp8gemm kernels compile`: fills the cache, for one problem, for many or for all.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use fp8gemm::jit::catalog::{self, Entry};
 use fp8gemm::jit::sass::Interleave;
+use fp8gemm::jit::tuning::Tuning;
 use fp8gemm::jit::{Cache, Compiler, choose};
 use serde::Serialize;
 
-use super::workers::{self, Done};
-use super::{PassedOver, list, make};
+use super::workers::{self, Done, Job};
+use super::{PassedOver, list, make, prepare};
 use crate::commands::problem::ProblemArgs;
+use crate::commands::shape_list::ShapeListArgs;
 use crate::commands::{DIFFERENT, SUCCESS, bad, print};
 use crate::error::CliError;
 use crate::text::{count, duration, grouped, table};
@@ -19,17 +22,23 @@ use crate::text::{count, duration, grouped, table};
 pub(crate) struct CompileArgs {
     /// Every kernel that can be chosen; those that are cached are skipped, so that an interrupted
     /// run continues where it was
-    #[arg(long, conflicts_with = "words")]
+    #[arg(long, conflicts_with_all = ["words", "shapes", "model", "bundle"])]
     all: bool,
     /// Only the small set that CI compiles (see list)
-    #[arg(long, conflicts_with_all = ["words", "all"])]
+    #[arg(long, conflicts_with_all = ["words", "all", "shapes", "model", "bundle"])]
     cover: bool,
     /// Processes that compile side by side [default: one for each core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
     /// Compile what standard input names
     #[arg(long, hide = true)]
     worker: bool,
+    /// Also write what plans for these problems need into a bundle (tar) for `fp8gemm cache import`: their
+    /// kernels, with a workspace and without, and the tuning table
+    #[arg(long, value_name = "FILE")]
+    bundle: Option<PathBuf>,
+    #[command(flatten)]
+    lists: ShapeListArgs,
     #[command(flatten)]
     problem: ProblemArgs,
 }
@@ -39,6 +48,9 @@ pub(super) fn run(args: &CompileArgs, json: bool) -> Result<u8, CliError> {
         return workers::work();
     }
     let compiler = Compiler::new(Cache::from_environment(), None);
+    if args.lists.is_given() || args.bundle.is_some() {
+        return many(args, &compiler, json);
+    }
     if !args.all && !args.cover {
         return one(args, &compiler, json);
     }
@@ -56,10 +68,12 @@ pub(super) fn run(args: &CompileArgs, json: bool) -> Result<u8, CliError> {
     let all = catalog::entries();
     let wanted: std::collections::HashSet<_> = wanted.into_iter().collect();
     let missing = all.iter().enumerate().filter(|(_, entry)| wanted.contains(entry));
-    let missing: Vec<_> =
-        missing.filter(|(_, entry)| !list::is_cached(entry, &present, &[version])).map(|(index, _)| index).collect();
+    let missing: Vec<_> = missing
+        .filter(|(_, entry)| !list::is_cached(entry, &present, &[version]))
+        .map(|(place, entry)| Job::at(place, entry))
+        .collect();
     let cached = asked - missing.len();
-    let kernels = workers::compile(&all, &missing, args.jobs.map(usize::from))?;
+    let kernels = workers::compile(&missing, args.jobs.map(usize::from), true)?;
     let report = Report {
         command: "kernels",
         action: "compile",
@@ -68,6 +82,44 @@ pub(super) fn run(args: &CompileArgs, json: bool) -> Result<u8, CliError> {
         failed: kernels.iter().filter(|kernel| kernel.error.is_some()).count(),
         kernels,
         passed_over: Vec::new(),
+        bundle: None,
+        seconds: begin.elapsed().as_secs_f64(),
+    };
+    print(json, &report, || report.text())?;
+    Ok(if report.failed > 0 { DIFFERENT } else { SUCCESS })
+}
+
+/// The kernels that plans for many problems take, and a bundle of them.
+fn many(args: &CompileArgs, compiler: &Compiler, json: bool) -> Result<u8, CliError> {
+    let begin = Instant::now();
+    let mut problems = args.lists.problems()?;
+    problems.extend(args.problem.problem()?.filter(|problem| !problems.contains(problem)));
+    if problems.is_empty() {
+        return Err(CliError::Usage("--bundle: of which problems? M N K, --model or --shapes".to_owned()));
+    }
+    let (major, minor) = compiler.nvrtc()?.version();
+    writable(compiler.cache())?;
+    let prepared = prepare::plans(compiler, &problems, &args.problem.sms(), args.jobs.map(usize::from))?;
+    let (kernels, passed): (Vec<_>, Vec<_>) = prepared.done.into_iter().partition(|done| !done.rejected);
+    let failed = kernels.iter().filter(|kernel| kernel.error.is_some()).count();
+    let bundle = match &args.bundle {
+        Some(path) if failed == 0 => {
+            let nothing = Tuning::default();
+            let tuning = compiler.tuning().unwrap_or(&nothing);
+            let kernels = compiler.cache().export_only(path, &prepared.keys.into_values().collect(), tuning)?;
+            Some(Bundle { file: path.display().to_string(), kernels, problems: problems.len(), tuned: tuning.len() })
+        }
+        _ => None,
+    };
+    let report = Report {
+        command: "kernels",
+        action: "compile",
+        nvrtc: format!("{major}.{minor}"),
+        cached: prepared.cached,
+        failed,
+        kernels,
+        passed_over: passed.into_iter().map(|done| (done.name, done.error.unwrap_or_default())).collect(),
+        bundle,
         seconds: begin.elapsed().as_secs_f64(),
     };
     print(json, &report, || report.text())?;
@@ -96,8 +148,17 @@ fn one(args: &CompileArgs, compiler: &Compiler, json: bool) -> Result<u8, CliErr
         },
     );
     let seconds = begin.elapsed().as_secs_f64();
-    let report =
-        Report { command: "kernels", action: "compile", nvrtc, cached, failed: 0, kernels, passed_over, seconds };
+    let report = Report {
+        command: "kernels",
+        action: "compile",
+        nvrtc,
+        cached,
+        failed: 0,
+        kernels,
+        passed_over,
+        bundle: None,
+        seconds,
+    };
     print(json, &report, || report.text())?;
     Ok(SUCCESS)
 }
@@ -126,7 +187,19 @@ struct Report {
     failed: usize,
     /// Candidates of the problem that the compiler makes spill: a plan passes over them, too.
     passed_over: PassedOver,
+    /// What was written for other machines; absent where nothing was asked for, or a kernel is missing.
+    bundle: Option<Bundle>,
     seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Bundle {
+    file: String,
+    kernels: usize,
+    /// Problems whose plans find all they need in it.
+    problems: usize,
+    /// Problems in its tuning table.
+    tuned: usize,
 }
 
 impl Report {
@@ -164,6 +237,10 @@ impl Report {
             self.nvrtc,
             grouped(self.cached as u64)
         );
+        if let Some(Bundle { file, kernels, problems, tuned }) = &self.bundle {
+            let (kernels, problems) = (count(*kernels as u64, "kernel"), count(*problems as u64, "problem"));
+            text += &format!("wrote {kernels} for {problems}, and {tuned} tuned, to {file}\n");
+        }
         text
     }
 }

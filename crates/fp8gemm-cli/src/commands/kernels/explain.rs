@@ -1,6 +1,9 @@
-//! `fp8gemm kernels explain`: what the cost model says of each candidate, and which one is taken.
+//! `fp8gemm kernels explain`: what the cost model says of each candidate, which one is taken, and whether
+//! that is the model's choice or a tuning table's.
 
-use fp8gemm::jit::{Choice, choose};
+use fp8gemm::hopper::probe;
+use fp8gemm::jit::tuning::{Device, Machine, Selection, Source, Tuned, Untuned, kernel_version};
+use fp8gemm::jit::{Cache, Compiler};
 use fp8gemm::problem::Problem;
 use serde::Serialize;
 
@@ -21,10 +24,16 @@ struct Report {
 #[derive(Serialize)]
 struct Chosen {
     sms: u32,
+    /// `tuned` or `model`.
+    source: &'static str,
+    /// The table's problem and its times, where it has chosen.
+    tuned: Option<Tuned>,
+    /// Why the model has chosen, where it has.
+    why: Option<String>,
     /// The first is taken.
     candidates: Vec<Candidate>,
     #[serde(skip)]
-    choice: Choice,
+    selection: Selection,
 }
 
 #[derive(Serialize)]
@@ -39,34 +48,89 @@ struct Candidate {
 
 pub(super) fn run(args: &ProblemArgs, json: bool) -> Result<u8, CliError> {
     let problem = args.needed()?;
-    let choices = args.sms().into_iter().map(|sms| Chosen::new(&problem, sms)).collect::<Result<_, _>>()?;
+    let compiler = Compiler::new(Cache::from_environment(), None);
+    let here = probe().ok().and_then(|devices| devices.into_iter().next());
+    let here = here.map(|gpu| Device { name: gpu.name, sms: gpu.sms, driver: gpu.driver });
+    let choices = args.sms().into_iter().map(|sms| {
+        let here = here.as_ref().filter(|device| device.sms == sms);
+        Ok(Chosen::new(select(&compiler, &problem, sms, here)?, sms))
+    });
+    let choices = choices.collect::<Result<_, CliError>>()?;
     let report = Report { command: "kernels", action: "explain", problem: problem.to_string(), choices };
     print(json, &report, || report.text())?;
     Ok(SUCCESS)
 }
 
+/// What a plan on the GPU here takes; without one here, on the GPU of that size that a table is for.
+fn select(compiler: &Compiler, problem: &Problem, sms: u32, here: Option<&Device>) -> Result<Selection, CliError> {
+    if let Some(device) = here {
+        return Ok(compiler.choose(problem, device)?);
+    }
+    let Some(tuning) = compiler.tuning() else { return Ok(Selection::model(problem, sms, Untuned::Off)?) };
+    let such = tuning.tables().iter().map(|table| &table.machine).filter(|machine| machine.sms == sms);
+    // One of this version's kernels, if there is one; else the reason says that it is of others.
+    match such.max_by_key(|machine| machine.kernels == kernel_version()) {
+        Some(machine) => {
+            let machine = Machine { kernels: kernel_version().to_owned(), ..machine.clone() };
+            Ok(tuning.choose(&machine, problem)?)
+        }
+        None => Ok(Selection::model(problem, sms, Untuned::NoTable)?),
+    }
+}
+
+fn reason(why: &Untuned) -> String {
+    match why {
+        Untuned::Off => "tuning tables are switched off".to_owned(),
+        Untuned::NoTable => "nothing is tuned for such a GPU".to_owned(),
+        Untuned::OtherMachine(difference) => format!("the tuning table is not used: {difference}"),
+        Untuned::NotTuned => "the tuning table has no such problem".to_owned(),
+        Untuned::Unusable => "what the tuning table names for it is no candidate any more".to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
 impl Chosen {
-    fn new(problem: &Problem, sms: u32) -> Result<Self, CliError> {
-        let choice = choose(problem, sms)?;
-        let candidates = choice.candidates.iter().map(|estimate| Candidate {
+    fn new(selection: Selection, sms: u32) -> Self {
+        let (source, tuned, why) = match &selection.source {
+            Source::Tuned(tuned) => ("tuned", Some(Tuned::clone(tuned)), None),
+            Source::Model(why) => ("model", None, Some(reason(why))),
+        };
+        let candidates = selection.choice.candidates.iter().map(|estimate| Candidate {
             resources: Resources::from(&estimate.config),
             tiles: estimate.tiles,
             waves: estimate.waves,
             compute_us: Number(estimate.compute_us),
             memory_us: Number(estimate.memory_us),
         });
-        Ok(Self { sms, candidates: candidates.collect(), choice })
+        let candidates = candidates.collect();
+        Self { sms, source, tuned, why, candidates, selection }
     }
 
     fn text(&self) -> String {
-        let mut text = format!("\n{} SMs; the first is taken\n{}", self.sms, self.choice);
-        let [chosen, others @ ..] = &self.choice.candidates[..] else { return text };
+        let choice = &self.selection.choice;
+        let mut text = format!("\n{} SMs; the first is taken\n{choice}", self.sms);
+        let [chosen, others @ ..] = &choice.candidates[..] else { return text };
         let resources = Resources::from(&chosen.config);
         let (math, load) = resources.registers;
         text += &format!(
             "taken: a tile of {} x {} in {} stages, {} threads of {math} (loading: {load}) registers, {} bytes of shared memory\n",
             resources.rows, resources.columns, resources.stages, resources.threads, resources.shared_bytes,
         );
+        if let Some(tuned) = &self.tuned
+            && let Some(winner) = tuned.ranking.iter().find(|timed| timed.configuration == chosen.config.to_string())
+        {
+            text += &format!(
+                "why:   measured ({}, M = {}, {} candidates): {:.2} us cold, {:.2} us warm; the cost model's {} took {:.2} us\n",
+                tuned.date,
+                tuned.problem.m,
+                tuned.tried,
+                winner.cold_us,
+                winner.warm_us,
+                tuned.model.configuration,
+                tuned.model.cold_us,
+            );
+            return text;
+        }
         let limit =
             if chosen.compute_us >= chosen.memory_us { "the tensor cores and what surrounds them" } else { "memory" };
         text += &format!(
@@ -79,6 +143,9 @@ impl Chosen {
             text += &format!("; next best {:.1} % longer", 100.0 * (next.us() / chosen.us() - 1.0));
         }
         text.push('\n');
+        if let Some(why) = &self.why {
+            text += &format!("by:    the cost model; {why}\n");
+        }
         text
     }
 }

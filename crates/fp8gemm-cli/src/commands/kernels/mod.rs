@@ -3,8 +3,9 @@
 mod compile;
 mod explain;
 mod list;
+pub(crate) mod prepare;
 mod sass;
-mod workers;
+pub(crate) mod workers;
 
 use clap::{Args, Subcommand};
 use fp8gemm::jit::catalog::Entry;
@@ -21,6 +22,7 @@ Examples:
   fp8gemm kernels compile 512 7168 2048 --output-type f32
   fp8gemm kernels compile --all
   fp8gemm kernels sass 4096 7168 2048 --interleave one-in-four
+  fp8gemm kernels compile --model deepseek-v3 --m 1,16,64,128,4096 --bundle kernels.tar
   fp8gemm kernels sass --summary \"4096x4096x7168 a=e4m3:1x128 b=e4m3:1x128 d=f32 c=f32 beta=1\"
 
 Kernels are compiled by NVRTC, which needs no GPU, into the cache of compiled kernels (see `fp8gemm \
@@ -40,8 +42,8 @@ pub(crate) struct KernelsArgs {
 enum What {
     /// Print every kernel that can be chosen, with its resources and whether it is cached
     List(list::ListArgs),
-    /// Compile into the cache: the kernel of one problem, or all that can be chosen
-    Compile(compile::CompileArgs),
+    /// Compile into the cache: the kernels of one problem, of many, or all that can be chosen
+    Compile(Box<compile::CompileArgs>),
     /// Print the machine code of a problem's kernel, or what was counted in it
     Sass(sass::SassArgs),
     /// Print what was considered for a problem, and what is chosen

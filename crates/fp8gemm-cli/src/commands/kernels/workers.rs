@@ -1,9 +1,9 @@
 //! Processes that compile side by side: threads that share one NVRTC take turns inside it.
 //!
-//! A worker is this program, started with `kernels compile --worker`. It reads places in the list
-//! of all kernels, one to a line, and answers each with a line of JSON. It ends with its standard
-//! input, so that none outlives the command; the cache writes entries whole or not at all, so that
-//! Ctrl-C may come at any time.
+//! A worker is this program, started with `kernels compile --worker`. It reads kernels, one to a line
+//! (its place in the list of all kernels, or a candidate of a problem), and answers each with a line of
+//! JSON. It ends with its standard input, so that none outlives the command; the cache writes entries
+//! whole or not at all, so that Ctrl-C may come at any time.
 
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::process::{Child, Command, Stdio};
@@ -12,7 +12,9 @@ use std::thread;
 use std::time::Duration;
 
 use fp8gemm::jit::catalog::{self, Entry};
-use fp8gemm::jit::{Cache, Compiler, Report};
+use fp8gemm::jit::tuning::all_candidates;
+use fp8gemm::jit::{Cache, Compiler, JitError, KernelConfig, Report};
+use fp8gemm::problem::Problem;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
@@ -21,14 +23,17 @@ use crate::error::CliError;
 
 /// What became of one kernel.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Done {
-    pub(super) name: String,
-    pub(super) milliseconds: f64,
-    pub(super) registers: u32,
+pub(crate) struct Done {
+    pub(crate) name: String,
+    pub(crate) milliseconds: f64,
+    pub(crate) registers: u32,
     /// Bytes of spill stores and loads.
-    pub(super) spills: u32,
+    pub(crate) spills: u32,
     /// Why there is no kernel.
-    pub(super) error: Option<String>,
+    pub(crate) error: Option<String>,
+    /// Whether it compiles, but to a kernel that must not be run.
+    #[serde(default)]
+    pub(crate) rejected: bool,
 }
 
 impl Done {
@@ -41,19 +46,55 @@ impl Done {
             registers: most(|kernel| kernel.registers),
             spills: most(|kernel| kernel.memory.spill_stores + kernel.memory.spill_loads),
             error: None,
+            rejected: false,
         }
+    }
+
+    fn failed(name: String, error: String) -> Self {
+        Self { name, error: Some(error), ..Self::default() }
     }
 }
 
-/// Compiles the entries at these places, in `jobs` processes.
-pub(super) fn compile(all: &[Entry], places: &[usize], jobs: Option<usize>) -> Result<Vec<Done>, CliError> {
+/// A kernel to compile.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    /// The kernel's name.
+    pub(crate) name: String,
+    line: String,
+}
+
+/// A candidate of a problem, on a worker's line.
+#[derive(Serialize, Deserialize)]
+struct Candidate {
+    problem: String,
+    sms: u32,
+    kernel: String,
+}
+
+impl Job {
+    /// The kernel at this place in the list of all.
+    pub(crate) fn at(place: usize, entry: &Entry) -> Self {
+        Self { name: entry.to_string(), line: place.to_string() }
+    }
+
+    /// A candidate of a problem on a GPU with `sms` SMs, or a neighbour of one.
+    pub(crate) fn candidate(problem: &Problem, sms: u32, config: &KernelConfig) -> Result<Self, CliError> {
+        let name = config.kernel_name();
+        let candidate = Candidate { problem: problem.to_string(), sms, kernel: name.clone() };
+        let line = serde_json::to_string(&candidate).map_err(|error| CliError::Stdout(error.into()))?;
+        Ok(Self { name, line })
+    }
+}
+
+/// Does the jobs, in so many processes, or one for each core.
+pub(crate) fn compile(jobs: &[Job], processes: Option<usize>, show: bool) -> Result<Vec<Done>, CliError> {
     let cores = || thread::available_parallelism().map_or(1, usize::from);
-    let jobs = jobs.unwrap_or_else(cores).min(places.len());
+    let processes = processes.unwrap_or_else(cores).min(jobs.len());
     let failed = |error: io::Error| CliError::Usage(format!("a worker process cannot be started: {error}"));
-    let workers = (0..jobs).map(|_| Worker::start()).collect::<io::Result<Vec<_>>>().map_err(failed)?;
-    let bar = bar(places.len() as u64);
-    let next = Mutex::new(places.iter());
-    let done = Mutex::new(Vec::with_capacity(places.len()));
+    let workers = (0..processes).map(|_| Worker::start()).collect::<io::Result<Vec<_>>>().map_err(failed)?;
+    let bar = bar(jobs.len() as u64, show);
+    let next = Mutex::new(jobs.iter());
+    let done = Mutex::new(Vec::with_capacity(jobs.len()));
     thread::scope(|scope| {
         for mut worker in workers {
             let (next, done, bar) = (&next, &done, &bar);
@@ -61,11 +102,10 @@ pub(super) fn compile(all: &[Entry], places: &[usize], jobs: Option<usize>) -> R
                 // A worker that is gone leaves the rest to the others.
                 let mut alive = true;
                 while alive {
-                    let Some(&place) = next.lock().unwrap_or_else(PoisonError::into_inner).next() else { break };
-                    let answer = worker.ask(place).unwrap_or_else(|error| {
+                    let Some(job) = next.lock().unwrap_or_else(PoisonError::into_inner).next() else { break };
+                    let answer = worker.ask(job).unwrap_or_else(|error| {
                         alive = false;
-                        let error = Some(format!("its worker process ended: {error}"));
-                        Done { name: all[place].to_string(), error, ..Done::default() }
+                        Done::failed(job.name.clone(), format!("its worker process ended: {error}"))
                     });
                     bar.inc(1);
                     bar.set_message(answer.name.clone());
@@ -79,16 +119,13 @@ pub(super) fn compile(all: &[Entry], places: &[usize], jobs: Option<usize>) -> R
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     // Where every worker is gone.
     let left = next.into_inner().unwrap_or_else(PoisonError::into_inner);
-    done.extend(left.map(|place| Done {
-        name: all[*place].to_string(),
-        error: Some("not tried: no worker process is left".to_owned()),
-        ..Done::default()
-    }));
+    done.extend(left.map(|job| Done::failed(job.name.clone(), "not tried: no worker process is left".to_owned())));
     Ok(done)
 }
 
-fn bar(length: u64) -> ProgressBar {
-    let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+fn bar(length: u64, show: bool) -> ProgressBar {
+    let show = show && io::stderr().is_terminal();
+    let target = if show { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(Some(length), target);
     if let Ok(style) =
         ProgressStyle::with_template("[{bar:30}] {pos} of {len} kernels  {elapsed} elapsed, {eta} left  {msg}")
@@ -114,9 +151,9 @@ impl Worker {
         Ok(Self { child, answers: BufReader::new(stdout) })
     }
 
-    fn ask(&mut self, place: usize) -> io::Result<Done> {
+    fn ask(&mut self, job: &Job) -> io::Result<Done> {
         let stdin = self.child.stdin.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        writeln!(stdin, "{place}")?;
+        writeln!(stdin, "{}", job.line)?;
         let mut line = String::new();
         if self.answers.read_line(&mut line)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -134,19 +171,28 @@ impl Worker {
 /// The worker's side.
 pub(super) fn work() -> Result<u8, CliError> {
     let compiler = Compiler::new(Cache::from_environment(), None);
-    let all = catalog::entries();
+    // Made at the first place: candidates need none of it.
+    let mut all = None;
     let mut out = io::stdout().lock();
     for line in io::stdin().lock().lines() {
         let line = line.map_err(CliError::Stdout)?;
-        let entry = line.trim().parse().ok().and_then(|place: usize| all.get(place));
-        let entry =
-            entry.ok_or_else(|| CliError::Usage(format!("--worker: {line:?} is no place in the list of kernels")))?;
-        let mut answer =
-            serde_json::to_string(&make(&compiler, entry)).map_err(|error| CliError::Stdout(error.into()))?;
+        let entry = match line.trim().parse::<usize>() {
+            Ok(place) => all.get_or_insert_with(catalog::entries).get(place).copied(),
+            Err(_) => candidate(&line),
+        };
+        let entry = entry.ok_or_else(|| CliError::Usage(format!("--worker: {line:?} is no kernel")))?;
+        let done = make(&compiler, &entry);
+        let mut answer = serde_json::to_string(&done).map_err(|error| CliError::Stdout(error.into()))?;
         answer.push('\n');
         out.write_all(answer.as_bytes()).and_then(|()| out.flush()).map_err(CliError::Stdout)?;
     }
     Ok(SUCCESS)
+}
+
+fn candidate(line: &str) -> Option<Entry> {
+    let Candidate { problem, sms, kernel } = serde_json::from_str(line).ok()?;
+    let candidates = all_candidates(&problem.parse().ok()?, sms).ok()?;
+    candidates.into_iter().find(|config| config.kernel_name() == kernel).map(Entry::Gemm)
 }
 
 fn make(compiler: &Compiler, entry: &Entry) -> Done {
@@ -157,6 +203,9 @@ fn make(compiler: &Compiler, entry: &Entry) -> Done {
             // Another process was faster.
             None => Done { name, ..Done::default() },
         },
-        Err(error) => Done { name, error: Some(error.to_string()), ..Done::default() },
+        Err(error) => {
+            let rejected = matches!(error, JitError::Rejected { .. });
+            Done { rejected, ..Done::failed(name, error.to_string()) }
+        }
     }
 }

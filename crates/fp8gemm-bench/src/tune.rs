@@ -1,0 +1,174 @@
+//! Finds the fastest configuration of a problem by measuring. What is measured is behind a trait; what is
+//! tried, and who wins, is decided here.
+//!
+//! Two rounds: the cost model's candidates; then the model's choice and the best three of them beside
+//! the neighbours of those (a stage more or less, half or twice the raster group). All times of a round are
+//! taken in turns, so that they can be compared; the winner is the second round's. Bits of every
+//! candidate are compared with the twin before it is timed.
+
+use fp8gemm_jit::KernelConfig;
+use fp8gemm_jit::tuning::{Timed, Tuned, first_candidates, neighbours};
+use fp8gemm_problem::Problem;
+
+use crate::BenchError;
+
+/// Medians that differ by no more than this are a tie: a hundredth, about what they vary by from run to run.
+const TIE: f64 = 0.01;
+/// Candidates of the first round whose neighbours are tried.
+const BEST: usize = 3;
+/// Configurations that a table keeps.
+const KEPT: usize = 8;
+
+/// What tuning needs of a machine.
+pub trait Measure {
+    /// Compiles. For each configuration why it has no kernel that may be run, if so.
+    ///
+    /// # Errors
+    /// Where nothing can be compiled at all.
+    fn compile(&mut self, problem: &Problem, configs: &[KernelConfig]) -> Result<Vec<Option<String>>, BenchError>;
+
+    /// Compares rows of D with the twin, every bit.
+    ///
+    /// # Errors
+    /// [`BenchError::WrongBits`] where they differ; others where the GPU cannot go on.
+    fn check(&mut self, problem: &Problem, config: &KernelConfig) -> Result<(), BenchError>;
+
+    /// Median microseconds of each, after a flush of the L2 cache and with it warm.
+    ///
+    /// # Errors
+    /// Those of the launches.
+    fn time(&mut self, problem: &Problem, configs: &[KernelConfig]) -> Result<Vec<(f64, f64)>, BenchError>;
+}
+
+/// What became of one problem.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// What goes into the table; nothing if no candidate is right.
+    pub tuned: Option<Tuned>,
+    /// Configurations that do not compile as they must, and why: expected of some.
+    pub rejected: Vec<(String, String)>,
+    /// Configurations whose bits are not the twin's, and where. Never expected.
+    pub wrong: Vec<(String, String)>,
+}
+
+/// A candidate that was timed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Time {
+    config: KernelConfig,
+    cold: f64,
+    warm: f64,
+}
+
+/// Tunes one problem; `None` if `go_on` said no in the middle of it. `date` is what the table will say.
+///
+/// # Errors
+/// Those of [`choose`](fp8gemm_jit::choose) where there is no kernel for the problem, and of `measure`.
+pub fn tune(
+    measure: &mut dyn Measure,
+    problem: &Problem,
+    sms: u32,
+    date: &str,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Option<Outcome>, BenchError> {
+    let first = first_candidates(problem, sms).map_err(fp8gemm_hopper::HopperError::Jit)?;
+    let mut outcome = Outcome { tuned: None, rejected: Vec::new(), wrong: Vec::new() };
+    let Some(sound) = sound(measure, problem, &first, &mut outcome, go_on)? else { return Ok(None) };
+    // What a plan without a table takes: the first that the compiler does not spoil.
+    let Some(model) = sound.first().copied() else { return Ok(Some(outcome)) };
+    let mut before = timed(measure, problem, &sound)?;
+    before.sort_by(|one, other| one.cold.total_cmp(&other.cold));
+
+    let mut again = vec![model];
+    again.extend(before.iter().take(BEST).map(|time| time.config).filter(|config| *config != model));
+    let mut around: Vec<KernelConfig> = Vec::new();
+    for config in again.iter().flat_map(|config| neighbours(problem, config)) {
+        if !first.contains(&config) && !around.contains(&config) {
+            around.push(config);
+        }
+    }
+    let tried = first.len() + around.len();
+    let Some(around) = self::sound(measure, problem, &around, &mut outcome, go_on)? else { return Ok(None) };
+    again.extend(around);
+    if !go_on() {
+        return Ok(None);
+    }
+    let mut times = timed(measure, problem, &again)?;
+    // `again` begins with it.
+    let of_model = times[0];
+    times.sort_by(|one, other| one.cold.total_cmp(&other.cold));
+    let winner = winner(&times, &model);
+    times.retain(|time| time.config != winner.config);
+    let others = before.into_iter().filter(|time| !again.contains(&time.config));
+    let order = std::iter::once(winner).chain(times).chain(others);
+    outcome.tuned = Some(Tuned {
+        problem: *problem,
+        date: date.to_owned(),
+        tried,
+        model: entry(&of_model),
+        ranking: kept(order).iter().map(entry).collect(),
+    });
+    Ok(Some(outcome))
+}
+
+/// Those that compile and give the twin's bits; `None` if interrupted.
+fn sound(
+    measure: &mut dyn Measure,
+    problem: &Problem,
+    configs: &[KernelConfig],
+    outcome: &mut Outcome,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Option<Vec<KernelConfig>>, BenchError> {
+    if !go_on() {
+        return Ok(None);
+    }
+    let mut sound = Vec::with_capacity(configs.len());
+    for (config, reason) in configs.iter().zip(measure.compile(problem, configs)?) {
+        if let Some(reason) = reason {
+            outcome.rejected.push((config.to_string(), reason));
+            continue;
+        }
+        if !go_on() {
+            return Ok(None);
+        }
+        match measure.check(problem, config) {
+            Ok(()) => sound.push(*config),
+            Err(error @ BenchError::WrongBits { .. }) => outcome.wrong.push((config.to_string(), error.to_string())),
+            Err(error) => return Err(error),
+        }
+    }
+    // Workers that Ctrl-C has ended leave reasons that are none.
+    Ok(go_on().then_some(sound))
+}
+
+fn timed(measure: &mut dyn Measure, problem: &Problem, configs: &[KernelConfig]) -> Result<Vec<Time>, BenchError> {
+    let times = measure.time(problem, configs)?;
+    Ok(configs.iter().zip(times).map(|(config, (cold, warm))| Time { config: *config, cold, warm }).collect())
+}
+
+/// Of times in order, not none: the least cold median. Of those within a hundredth of it the model's choice,
+/// if it is among them; else the least warm median.
+fn winner(times: &[Time], model: &KernelConfig) -> Time {
+    let tied = || times.iter().filter(|time| time.cold <= times[0].cold * (1.0 + TIE));
+    let warmest = || tied().min_by(|one, other| one.warm.total_cmp(&other.warm));
+    *tied().find(|time| time.config == *model).or_else(warmest).unwrap_or(&times[0])
+}
+
+/// The first few, and the first that needs no workspace: a plan may have to do without.
+fn kept(order: impl Iterator<Item = Time>) -> Vec<Time> {
+    let mut kept: Vec<Time> = Vec::new();
+    for time in order {
+        let alone = |time: &Time| time.config.workspace_bytes(1) == 0;
+        if kept.len() < KEPT || (alone(&time) && !kept.iter().any(alone)) {
+            kept.push(time);
+        }
+    }
+    kept
+}
+
+fn entry(time: &Time) -> Timed {
+    Timed { configuration: time.config.to_string(), cold_us: time.cold, warm_us: time.warm }
+}
+
+#[cfg(test)]
+#[path = "tune_tests.rs"]
+mod tests;

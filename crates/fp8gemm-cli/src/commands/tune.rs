@@ -1,0 +1,297 @@
+//! `fp8gemm tune`: measures candidates on the GPU and keeps the fastest of each shape in the tuning table.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use chrono::{SecondsFormat, Utc};
+use clap::Args;
+use fp8gemm::hopper::HopperError;
+use fp8gemm::jit::tuning::{Machine, Tuned, Tuning};
+use fp8gemm::jit::{Cache, Compiler, JitError, KernelConfig, Nvrtc};
+use fp8gemm::problem::Problem;
+use fp8gemm_bench::{BenchError, GpuMeasure, Options, Session, geometric_mean, tune};
+use serde::Serialize;
+
+use super::bench::{FlushArgs, failed, problems};
+use super::difftest::parse_time;
+use super::kernels::prepare;
+use super::shape_list::{ShapeListArgs, distinct};
+use super::{DIFFERENT, INTERRUPTED, SUCCESS, bad, print};
+use crate::engine::Progress;
+use crate::error::{CliError, note};
+use crate::interrupt;
+use crate::text::{count, duration, table};
+
+const AFTER: &str = "\
+Examples:
+  fp8gemm tune 64 2112 7168 1x576x7168
+  fp8gemm tune --model deepseek-v3 --time 30m
+  fp8gemm tune --model qwen3-235b --m 1,8,64,128,4096 --jobs 16
+  fp8gemm tune --shapes mine.csv --again
+
+For each shape the cost model's candidates, then neighbours of the best, are compiled, their bits compared \
+with the CPU twin, and timed with a cold and a warm L2 cache. The least cold median wins; within 1 % the cost \
+model's own choice, else the least warm median. The table is written after each shape, so that Ctrl-C or \
+--time lose at most the one in hand; what is in it for this machine is skipped. Plans use it from then on; \
+FP8GEMM_TUNING=off switches it off. Exit code 1: a kernel's bits were wrong (it is not stored).";
+
+/// Runs of each candidate, cold and warm: the medians of 20 differ by less than a tie.
+const REPEAT: usize = 20;
+
+/// Flags of the command.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER)]
+pub(crate) struct TuneArgs {
+    /// Problems: `M N K`, `MxNxK` (1x128 by 128x128 scales, bf16 out), or whole ones in quotes
+    #[arg(value_name = "PROBLEM")]
+    words: Vec<String>,
+    #[command(flatten)]
+    lists: ShapeListArgs,
+    /// Ends after this time, e.g. 60s, 10m, with what it has
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    time: Option<Duration>,
+    /// Tune again what is in the table for this machine
+    #[arg(long)]
+    again: bool,
+    /// The table's file [default: FP8GEMM_TUNING, else tuning.json beside the cached kernels]
+    #[arg(long, value_name = "FILE")]
+    table: Option<PathBuf>,
+    /// Processes that compile side by side [default: one for each core]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+    /// Runs of each candidate with a cold and with a warm L2 cache
+    #[arg(long, value_name = "RUNS", default_value_t = REPEAT)]
+    repeat: usize,
+    #[command(flatten)]
+    flush: FlushArgs,
+    /// Ordinal of the GPU
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    device: usize,
+}
+
+#[derive(Serialize)]
+struct Report {
+    command: &'static str,
+    version: &'static str,
+    /// What the table is for.
+    machine: Machine,
+    table: String,
+    /// In the table now.
+    tuned: Vec<Row>,
+    /// In the table before.
+    skipped: Vec<String>,
+    /// Not reached.
+    left: usize,
+    failures: Vec<String>,
+    /// Configuration and difference: errors of ours, or of the machine.
+    wrong_bits: Vec<(String, String)>,
+    interrupted: bool,
+    timed_out: bool,
+    /// Geometric mean of the cost model's cold time over the winner's.
+    gain: Option<f64>,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Row {
+    #[serde(flatten)]
+    tuned: Tuned,
+    /// Configurations that the compiler spoils, and its words.
+    rejected: Vec<(String, String)>,
+}
+
+/// Runs the command; 1 if a kernel's bits were wrong.
+pub(crate) fn run(args: &TuneArgs, json: bool) -> Result<u8, CliError> {
+    let begin = Instant::now();
+    let mut wanted = distinct(problems(&args.words)?.into_iter().map(|shape| shape.problem))?;
+    wanted.extend(args.lists.problems()?);
+    let wanted = distinct(wanted)?;
+    if wanted.is_empty() {
+        return Err(CliError::Usage("which problems? M N K, --shapes or --model".to_owned()));
+    }
+    let mut options = Options::default();
+    (options.rivals, options.floor, options.repeat) = (false, false, args.repeat);
+    args.flush.set(&mut options);
+    options.check().map_err(failed)?;
+    let compiler = Compiler::new(Cache::from_environment(), None);
+    let Some(path) = args.table.clone().or_else(|| compiler.tuning_path()) else {
+        return Err(CliError::Usage("there is no cache folder: set FP8GEMM_CACHE_DIR or --table".to_owned()));
+    };
+    let session = Session::open(args.device, compiler, options).map_err(failed)?;
+    let machine = Machine::new(&session.device(), Some(session.compiler().nvrtc().map(Nvrtc::version)?));
+
+    let known = known(&path, &machine);
+    let (skipped, wanted): (Vec<_>, Vec<_>) =
+        wanted.into_iter().partition(|problem| !args.again && known.contains(problem));
+    let mut report = Report {
+        command: "tune",
+        version: env!("CARGO_PKG_VERSION"),
+        machine,
+        table: path.display().to_string(),
+        tuned: Vec::new(),
+        skipped: skipped.iter().map(ToString::to_string).collect(),
+        left: 0,
+        failures: Vec::new(),
+        wrong_bits: Vec::new(),
+        interrupted: false,
+        timed_out: false,
+        gain: None,
+        seconds: 0.0,
+    };
+    let fatal = all(args, &session, &path, &wanted, begin, &mut report);
+    report.gain = geometric_mean(report.tuned.iter().map(|row| gain(&row.tuned)));
+    report.seconds = begin.elapsed().as_secs_f64();
+    print(json, &report, || report.text())?;
+    fatal?;
+    Ok(match (report.wrong_bits.is_empty(), report.failures.is_empty(), report.interrupted) {
+        (false, _, _) => DIFFERENT,
+        (true, false, _) => return Err(CliError::Usage(report.failures.join("; "))),
+        (true, true, true) => INTERRUPTED,
+        (true, true, false) => SUCCESS,
+    })
+}
+
+/// Tunes one problem after the other, and stores each.
+fn all(
+    args: &TuneArgs,
+    session: &Session,
+    path: &Path,
+    wanted: &[Problem],
+    begin: Instant,
+    report: &mut Report,
+) -> Result<(), CliError> {
+    let stop = interrupt::asks();
+    let late = || args.time.is_some_and(|time| begin.elapsed() >= time);
+    let go_on = || !stop.load(Ordering::Relaxed) && !late();
+    let (sms, jobs) = (report.machine.sms, args.jobs.map(usize::from));
+    let compile = move |problem: &Problem, configs: &[KernelConfig]| reasons(session, problem, sms, configs, jobs);
+    let mut measure = GpuMeasure::new(session, Box::new(compile));
+    let progress = Progress::new("tuning", wanted.len() as u128);
+    for (index, problem) in wanted.iter().enumerate() {
+        report.left = wanted.len() - index;
+        if !go_on() {
+            break;
+        }
+        progress.about(format!("{}x{}x{}", problem.m, problem.n, problem.k));
+        progress.set(index as u64);
+        let date = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
+        match tune(&mut measure, problem, sms, &date, &go_on) {
+            Ok(None) => break,
+            Ok(Some(outcome)) => {
+                report.wrong_bits.extend(outcome.wrong);
+                match outcome.tuned {
+                    Some(tuned) => {
+                        Tuning::of(report.machine.clone(), vec![tuned.clone()]).store(path, true)?;
+                        report.tuned.push(Row { tuned, rejected: outcome.rejected });
+                    }
+                    None => report.failures.push(none(problem, &outcome.rejected)),
+                }
+            }
+            Err(error) if one_problem_only(&error) => report.failures.push(error.to_string()),
+            Err(error) => {
+                progress.finish();
+                return Err(failed(error));
+            }
+        }
+        report.left = wanted.len() - index - 1;
+    }
+    progress.finish();
+    report.interrupted = stop.load(Ordering::Relaxed) && report.left > 0;
+    report.timed_out = !report.interrupted && report.left > 0;
+    Ok(())
+}
+
+fn none(problem: &Problem, rejected: &[(String, String)]) -> String {
+    let first = rejected.first().map(|(config, why)| format!(", e.g. {config}: {why}")).unwrap_or_default();
+    format!("{problem}: no candidate can be run{first}")
+}
+
+/// Compiles candidates side by side; for each, why it has no kernel.
+fn reasons(
+    session: &Session,
+    problem: &Problem,
+    sms: u32,
+    configs: &[KernelConfig],
+    jobs: Option<usize>,
+) -> Result<Vec<Option<String>>, BenchError> {
+    let wanted: Vec<_> = configs.iter().map(|config| (*problem, sms, *config)).collect();
+    let prepared = prepare::compile(session.compiler(), &wanted, jobs, false);
+    let prepared = prepared.map_err(|error| match error {
+        CliError::Jit(error) => BenchError::Hopper(HopperError::Jit(error)),
+        error => BenchError::Option { option: "jobs", value: error.to_string(), rule: "kernels must be compiled" },
+    })?;
+    let reason = |config: &KernelConfig| {
+        let name = config.kernel_name();
+        if prepared.keys.contains_key(&name) {
+            return None;
+        }
+        let done = prepared.done.iter().find(|done| done.name == name);
+        Some(done.and_then(|done| done.error.clone()).unwrap_or_else(|| "it was not compiled".to_owned()))
+    };
+    Ok(configs.iter().map(reason).collect())
+}
+
+/// Problems that the table has for this machine.
+fn known(path: &Path, machine: &Machine) -> Vec<Problem> {
+    let tables = Tuning::read(path).unwrap_or_else(|error| {
+        note(format!("{}: {error}; it will be set aside", path.display()));
+        None
+    });
+    let tables = tables.unwrap_or_default();
+    let own = tables.tables().iter().filter(|table| table.machine == *machine);
+    own.flat_map(|table| table.problems.iter().map(|tuned| tuned.problem)).collect()
+}
+
+/// Other problems have other kernels; after other errors the GPU may not be usable.
+fn one_problem_only(error: &BenchError) -> bool {
+    matches!(error, BenchError::Hopper(HopperError::Jit(error)) if !matches!(error, JitError::NvrtcNotFound { .. }))
+}
+
+/// The cost model's cold time over the winner's; at least about 1.
+fn gain(tuned: &Tuned) -> f64 {
+    tuned.ranking.first().map_or(1.0, |winner| tuned.model.cold_us / winner.cold_us)
+}
+
+impl Report {
+    fn text(&self) -> String {
+        let mut rows = Vec::new();
+        if !self.tuned.is_empty() {
+            let headings = ["shape", "model us", "tuned us", "x", "warm us", "tried", "configuration"];
+            rows.push(headings.map(str::to_owned).to_vec());
+        }
+        for Row { tuned, .. } in &self.tuned {
+            let Some(winner) = tuned.ranking.first() else { continue };
+            let p = &tuned.problem;
+            rows.push(vec![
+                format!("{}x{}x{}", p.m, p.n, p.k),
+                format!("{:.2}", tuned.model.cold_us),
+                format!("{:.2}", winner.cold_us),
+                format!("{:.3}", gain(tuned)),
+                format!("{:.2}", winner.warm_us),
+                tuned.tried.to_string(),
+                winner.configuration.clone(),
+            ]);
+        }
+        let mut text = table(0, &rows);
+        for (config, what) in &self.wrong_bits {
+            text += &format!("{}: {config}: {what}\n", bad("wrong bits"));
+        }
+        for failure in &self.failures {
+            text += &format!("{}: {failure}\n", bad("failed"));
+        }
+        let time = duration(Duration::from_secs_f64(self.seconds));
+        text += &format!("{} tuned in {time}", count(self.tuned.len() as u64, "problem"));
+        if let Some(gain) = self.gain {
+            text += &format!(", {gain:.3} times as fast as the cost model's choice (geometric mean)");
+        }
+        if !self.skipped.is_empty() {
+            text += &format!("; {} in the table already (--again tunes them anew)", self.skipped.len());
+        }
+        if self.left > 0 {
+            let why = if self.interrupted { "interrupted" } else { "out of time" };
+            text += &format!("; {why} with {} left", self.left);
+        }
+        format!("{text}\ntable: {}\n", self.table)
+    }
+}

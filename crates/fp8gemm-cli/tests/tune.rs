@@ -1,0 +1,245 @@
+//! `fp8gemm tune` and what uses its table. What it measures is tried on a Hopper machine
+//! (`cargo test --release -p fp8gemm-cli --test tune -- --ignored`); some tests need NVRTC and no GPU.
+
+#![allow(clippy::unwrap_used)] // a test may
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{Run, folder, with_variables};
+use fp8gemm::jit::catalog::Entry;
+use fp8gemm::jit::tuning::{Device, Machine, Timed, Tuned, Tuning, all_candidates};
+use fp8gemm::jit::{Cache, Compiler, KernelConfig, Nvrtc, choose};
+use fp8gemm::problem::Problem;
+use serde_json::Value;
+
+/// Runs the command with its cache in this folder, and other variables.
+fn run(root: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Run {
+    let cache = root.join("cache");
+    let own = ("FP8GEMM_CACHE_DIR", cache.to_str().unwrap());
+    with_variables(root, arguments, &[&[own], variables].concat())
+}
+
+fn table_path(root: &Path) -> PathBuf {
+    root.join("cache/cubin/tuning.json")
+}
+
+fn h200() -> Device {
+    Device { name: "NVIDIA H200".into(), sms: 132, driver: 13_000 }
+}
+
+fn dense(m: usize, n: usize, k: usize) -> Problem {
+    format!("{m}x{n}x{k} a=e4m3:1x128 b=e4m3:128x128 d=bf16").parse().unwrap()
+}
+
+/// What the cost model would never put first: its last candidate's last neighbour.
+fn unlikely(problem: &Problem) -> KernelConfig {
+    *all_candidates(problem, 132).unwrap().last().unwrap()
+}
+
+/// A table in which that has won for each problem.
+fn table(machine: Machine, problems: &[Problem]) -> Tuning {
+    let timed = |config: KernelConfig, us| Timed { configuration: config.to_string(), cold_us: us, warm_us: us / 2.0 };
+    let tuned = |problem: &Problem| Tuned {
+        problem: *problem,
+        date: "2026-11-29T13:00:00Z".into(),
+        tried: 31,
+        model: timed(choose(problem, 132).unwrap().config(), 8.0),
+        ranking: vec![timed(unlikely(problem), 6.5)],
+    };
+    Tuning::of(machine, problems.iter().map(tuned).collect())
+}
+
+/// Breaks if wrong arguments reach the GPU, or the message does not name the value and the rule.
+#[test]
+fn wrong_arguments_are_named_first() {
+    let root = folder();
+    fs::write(root.path().join("list"), "1 576 7168\n1 576\n").unwrap();
+    let cases: [(&[&str], &[&str]); 11] = [
+        (&[], &["which problems", "--model"]),
+        (&["4096", "7168"], &["7168", "threes"]),
+        (&["1x0x128"], &["1x0x128", "at least 1"]),
+        (&["--model", "gpt-2"], &["gpt-2", "deepseek-v3"]),
+        (&["--m", "1,2"], &["--model"]),
+        (&["--model", "qwen3-235b", "--m", "0"], &["0x9216x4096", "at least 1"]),
+        (&["--shapes", "list"], &["list", "line 2", "threes"]),
+        (&["--shapes", "absent"], &["absent"]),
+        (&["1", "576", "7168", "--time", "soon"], &["soon", "--time"]),
+        (&["1", "576", "7168", "--repeat", "0"], &["repeat", "1 to"]),
+        (&["1", "576", "7168", "--flush", "read", "--flush-bytes", "1"], &["flush-bytes", "256 MiB"]),
+    ];
+    for (arguments, words) in cases {
+        run(root.path(), &[&["tune"], arguments].concat(), &[]).refused(2, words);
+    }
+}
+
+/// Breaks if a machine without a GPU gets another exit code, or touches the table.
+#[test]
+fn no_gpu_is_exit_3() {
+    let root = folder();
+    for arguments in [&["tune", "1", "576", "7168"][..], &["tune", "--json", "--model", "deepseek-v3", "--m", "1"]] {
+        run(root.path(), arguments, &[("CUDA_VISIBLE_DEVICES", "")]).refused(3, &[]);
+    }
+    assert!(!table_path(root.path()).exists());
+}
+
+/// Breaks if `explain` does not say who has chosen and why: a table that fits, none, one that is switched off,
+/// of other kernels, without the problem, or damaged; or if a damaged one is more than a warning.
+#[test]
+fn explain_says_who_has_chosen() {
+    let root = folder();
+    let (tuned, other) = (dense(64, 2112, 7168), dense(64, 576, 7168));
+    // No GPU: `explain` tells what the machine of the table would take.
+    let explain = |variables: &[(&str, &str)]| {
+        let arguments = ["kernels", "explain", "64", "2112", "7168", "--sms", "132", "--json"];
+        let run = run(root.path(), &arguments, &[&[("CUDA_VISIBLE_DEVICES", "")], variables].concat());
+        let json = run.json(0);
+        let choice = json["choices"][0].clone();
+        (choice["source"].as_str().unwrap().to_owned(), choice, run.stderr)
+    };
+    let first = |choice: &Value| choice["candidates"][0]["configuration"].as_str().unwrap().to_owned();
+    let model = choose(&tuned, 132).unwrap().config().to_string();
+    let why = |choice: &Value| choice["why"].as_str().unwrap().to_owned();
+
+    let (source, choice, stderr) = explain(&[]);
+    assert_eq!((source.as_str(), first(&choice), stderr.as_str()), ("model", model.clone(), ""));
+    assert!(why(&choice).contains("nothing is tuned"));
+
+    let machine = Machine::new(&h200(), Some((13, 0)));
+    let tables = table(machine.clone(), &[tuned]);
+    tables.store(&table_path(root.path()), true).unwrap();
+    let (source, choice, stderr) = explain(&[]);
+    assert_eq!((source.as_str(), first(&choice), stderr.as_str()), ("tuned", unlikely(&tuned).to_string(), ""));
+    assert_eq!(choice["tuned"]["ranking"][0]["cold_us"], 6.5);
+    let text = run(
+        root.path(),
+        &["kernels", "explain", "64", "2112", "7168", "--sms", "132"],
+        &[("CUDA_VISIBLE_DEVICES", "")],
+    );
+    assert!(text.stdout.contains("6.50 us cold, 3.25 us warm") && text.stdout.contains(&model), "{}", text.stdout);
+
+    let (source, choice, _) = explain(&[("FP8GEMM_TUNING", "off")]);
+    assert_eq!((source.as_str(), first(&choice)), ("model", model.clone()));
+    assert!(why(&choice).contains("switched off"));
+
+    table(machine.clone(), &[other]).store(&root.path().join("other.json"), true).unwrap();
+    let (source, choice, _) = explain(&[("FP8GEMM_TUNING", "other.json")]);
+    assert_eq!(source, "model");
+    assert!(why(&choice).contains("no such problem"));
+
+    let (source, _, stderr) = explain(&[("FP8GEMM_TUNING", "absent.json")]);
+    assert_eq!(source, "model");
+    assert!(stderr.contains("absent.json") && stderr.contains("not there"), "{stderr}");
+    let listed = run(root.path(), &["cache", "list", "--json"], &[]).json(0);
+    assert_eq!((&listed["tuned"], listed["entries"].as_array().unwrap().len()), (&Value::from(1), 0));
+
+    let stale = Machine { kernels: "0".repeat(64), ..machine };
+    table(stale, &[tuned]).store(&root.path().join("stale.json"), true).unwrap();
+    let (source, choice, _) = explain(&[("FP8GEMM_TUNING", "stale.json")]);
+    assert_eq!(source, "model");
+    assert!(why(&choice).contains("other kernels"), "{choice}");
+
+    let mut bytes = fs::read(table_path(root.path())).unwrap();
+    let middle = bytes.len() / 2;
+    bytes.truncate(middle);
+    fs::write(table_path(root.path()), bytes).unwrap();
+    let (source, choice, stderr) = explain(&[]);
+    assert_eq!((source.as_str(), first(&choice)), ("model", model));
+    assert!(stderr.contains("WARN") && stderr.contains("tuning table is ignored"), "{stderr}");
+}
+
+/// Breaks if a bundle of a list lacks a kernel that a plan of these problems takes (by the cost model or by
+/// the table, with a workspace or without), or the table; or if a server that starts with it has to
+/// compile: it has no NVRTC here.
+#[test]
+#[ignore = "needs NVRTC"]
+fn a_server_with_the_bundle_compiles_nothing() {
+    let root = folder();
+    let problems = [dense(1, 3072, 4096), dense(64, 3072, 4096), dense(4096, 3072, 4096), dense(64, 2112, 7168)];
+    let version = Nvrtc::find(None).unwrap().version();
+    let tables = table(Machine::new(&h200(), Some(version)), &problems[1..2]);
+    tables.store(&table_path(root.path()), true).unwrap();
+    // Something else in the cache, which the bundle must not carry.
+    run(root.path(), &["kernels", "compile", "512", "512", "512", "--output-type", "f32", "--sms", "132"], &[]).quiet();
+    fs::write(root.path().join("list"), "1 3072 4096\n64x3072x4096\n4096 3072 4096\n").unwrap();
+    let compile = |root: &Path| {
+        let list = ["--shapes", "list", "64", "2112", "7168", "--sms", "132", "--json"];
+        run(root, &[&["kernels", "compile", "--bundle", "bundle.tar", "--jobs", "2"], &list[..]].concat(), &[]).json(0)
+    };
+    let compiled = compile(root.path());
+    let made = compiled["kernels"].as_array().unwrap().len();
+    assert!(made >= 4 && compiled["failed"] == 0, "{compiled}");
+    let bundle = &compiled["bundle"];
+    assert_eq!((&bundle["problems"], &bundle["tuned"]), (&Value::from(4), &Value::from(1)));
+    assert_eq!(bundle["kernels"], made);
+
+    let server = folder();
+    fs::copy(root.path().join("bundle.tar"), server.path().join("bundle.tar")).unwrap();
+    let imported = run(server.path(), &["cache", "import", "bundle.tar", "--json"], &[]).json(0);
+    assert_eq!((&imported["added"], &imported["tuned"]), (&Value::from(made), &Value::from(1)));
+
+    // What `Plan::with_options` does before it needs a GPU.
+    let nowhere = Some(PathBuf::from("/no/such/nvrtc"));
+    let compiler = Compiler::new(Cache::at(server.path().join("cache/cubin")), nowhere);
+    let mut taken = BTreeSet::new();
+    for problem in &problems {
+        for workspace in [true, false] {
+            let selection = compiler.choose(problem, &h200()).unwrap();
+            let configs = selection.choice.candidates.iter().map(|estimate| estimate.config);
+            let config = configs.into_iter().find(|config| workspace || config.workspace_bytes(132) == 0).unwrap();
+            let entry = Entry::Gemm(config);
+            let (source, name) = (entry.source(), entry.to_string());
+            compiler.make(&entry.unit(&source, &name)).unwrap_or_else(|error| panic!("{problem}: {error}"));
+            taken.insert(name);
+        }
+    }
+    let statistics = compiler.statistics();
+    assert_eq!((statistics.compiled, statistics.cached), (0, 2 * problems.len() as u64));
+    assert!(taken.contains(&unlikely(&problems[1]).kernel_name()), "the table's kernel is not taken: {taken:?}");
+
+    // A machine with NVRTC and the bundle: nothing is left to compile.
+    fs::copy(root.path().join("list"), server.path().join("list")).unwrap();
+    let again = compile(server.path());
+    assert_eq!((&again["kernels"], &again["cached"]), (&Value::Array(Vec::new()), &Value::from(made)));
+    assert_eq!(
+        fs::read(root.path().join("bundle.tar")).unwrap(),
+        fs::read(server.path().join("bundle.tar")).unwrap(),
+        "equal contents are equal bytes"
+    );
+}
+
+/// Breaks if tuning stores a configuration that is slower than the cost model's, tunes twice what is there,
+/// does not stop in time, or a plan and `explain` do not take what was tuned.
+#[test]
+#[ignore = "needs Hopper"]
+fn tuned_kernels_are_taken() {
+    let root = folder();
+    let shapes = ["64", "2112", "7168", "1x576x7168", "512x4096x7168 a=e4m3:1x128 b=e4m3:1x128 d=f32 c=f32 beta=1"];
+    let tune = |flags: &[&str]| {
+        let run = run(root.path(), &[&["tune", "--json"], &shapes[..], flags].concat(), &[]);
+        run.json(0)
+    };
+    let report = tune(&[]);
+    let tuned = report["tuned"].as_array().unwrap();
+    assert_eq!((tuned.len(), report["wrong_bits"].as_array().unwrap().len()), (3, 0), "{report}");
+    for row in tuned {
+        let us = |pointer: &str| row.pointer(pointer).and_then(Value::as_f64).unwrap();
+        assert!(us("/ranking/0/cold_us") <= us("/model/cold_us") * 1.0001, "{row}");
+        assert!(us("/ranking/0/warm_us") > 0.5 && us("/ranking/0/cold_us") < 1000.0, "{row}");
+        assert!(row["tried"].as_u64().unwrap() > 5);
+    }
+    let again = tune(&[]);
+    assert_eq!((again["tuned"].as_array().unwrap().len(), again["skipped"].as_array().unwrap().len()), (0, 3));
+    let late = tune(&["--again", "--time", "1ms"]);
+    assert_eq!((&late["timed_out"], &late["left"]), (&Value::Bool(true), &Value::from(3)));
+
+    let winner = tuned[0]["ranking"][0]["configuration"].as_str().unwrap();
+    let explained = run(root.path(), &["kernels", "explain", "64", "2112", "7168", "--json"], &[]).json(0);
+    assert_eq!(explained["choices"][0]["source"], "tuned");
+    assert_eq!(explained["choices"][0]["candidates"][0]["configuration"], winner);
+    let bench = run(root.path(), &["bench", "64", "2112", "7168", "--no-rivals", "--json"], &[]).json(0);
+    assert_eq!(bench["rows"][0]["entries"][0]["detail"], winner);
+}

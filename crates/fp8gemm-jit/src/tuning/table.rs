@@ -1,0 +1,182 @@
+//! Tables of tuned problems: what they hold, how they are written, read, checked and joined.
+//!
+//! ```text
+//! { "schema": 1, "sha256": "<of the tables as compact JSON>",
+//!   "tables": [ { "machine": { "gpu", "sms", "driver", "kernels", "nvrtc" },
+//!                 "problems": [ { "problem", "date", "tried", "model", "ranking": [
+//!                     { "configuration", "cold_us", "warm_us" }, ... ] }, ... ] }, ... ] }
+//! ```
+
+use fp8gemm_problem::Problem;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest, Sha256};
+
+use super::Machine;
+use crate::JitError;
+
+/// What this version writes and reads.
+const SCHEMA: u32 = 1;
+
+/// A configuration and its times: medians of the kernel's own time, in microseconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timed {
+    /// Its name, as a [`KernelConfig`](crate::KernelConfig) prints.
+    pub configuration: String,
+    /// After a flush of the L2 cache.
+    pub cold_us: f64,
+    /// Where the launch before was the same.
+    pub warm_us: f64,
+}
+
+/// What is known of one problem.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tuned {
+    /// The problem.
+    #[serde(serialize_with = "as_text", deserialize_with = "from_text")]
+    pub problem: Problem,
+    /// When it was measured, as RFC 3339 writes it.
+    pub date: String,
+    /// Configurations that were considered.
+    pub tried: usize,
+    /// The cost model's own choice.
+    pub model: Timed,
+    /// The fastest, the winner first, and the fastest that needs no workspace if none of those does without.
+    pub ranking: Vec<Timed>,
+}
+
+/// The tuned problems of one machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Table {
+    /// What it was measured on and with.
+    pub machine: Machine,
+    /// In any order, no problem twice.
+    pub problems: Vec<Tuned>,
+}
+
+/// Tables of one or more machines, as one file holds them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tuning {
+    tables: Vec<Table>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    schema: u32,
+    sha256: String,
+    tables: Vec<Table>,
+}
+
+impl Tuning {
+    /// One machine and its problems.
+    pub fn of(machine: Machine, problems: Vec<Tuned>) -> Self {
+        Self { tables: vec![Table { machine, problems }] }
+    }
+
+    /// The tables.
+    pub fn tables(&self) -> &[Table] {
+        &self.tables
+    }
+
+    /// Whether nothing is tuned.
+    pub fn is_empty(&self) -> bool {
+        self.tables.iter().all(|table| table.problems.is_empty())
+    }
+
+    /// Tuned problems, of all machines.
+    pub fn len(&self) -> usize {
+        self.tables.iter().map(|table| table.problems.len()).sum()
+    }
+
+    /// Reads what [`to_json`](Self::to_json) wrote.
+    ///
+    /// # Errors
+    /// [`JitError::Tuning`] for everything else: another schema, a checksum that does not hold, a problem
+    /// that does not parse or is not legal, a time that is none.
+    pub fn parse(json: &[u8]) -> Result<Self, JitError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            schema: u32,
+        }
+        let wrong = |reason: String| JitError::Tuning { reason };
+        let versioned: Versioned = serde_json::from_slice(json).map_err(|error| wrong(error.to_string()))?;
+        if versioned.schema != SCHEMA {
+            return Err(wrong(format!("it has schema {}, but this version reads {SCHEMA}", versioned.schema)));
+        }
+        let document: Document = serde_json::from_slice(json).map_err(|error| wrong(error.to_string()))?;
+        if checksum(&document.tables) != document.sha256 {
+            return Err(wrong("its checksum does not hold".to_owned()));
+        }
+        document.tables.iter().flat_map(|table| &table.problems).try_for_each(check).map_err(wrong)?;
+        Ok(Self { tables: document.tables })
+    }
+
+    /// The tables as a file holds them. Equal tables give equal bytes.
+    pub fn to_json(&self) -> Vec<u8> {
+        let document = Document { schema: SCHEMA, sha256: checksum(&self.tables), tables: self.tables.clone() };
+        // Strings, whole numbers and finite times: this cannot fail.
+        let mut json = serde_json::to_vec_pretty(&document).unwrap_or_default();
+        json.push(b'\n');
+        json
+    }
+
+    /// Takes in what `other` knows. Of a problem that both know, `other`'s is taken if `replace`.
+    pub fn merge(&mut self, other: &Self, replace: bool) {
+        for table in &other.tables {
+            let place = self.tables.iter().position(|own| own.machine == table.machine);
+            let own = match place {
+                Some(index) => &mut self.tables[index],
+                None => {
+                    self.tables.push(Table { machine: table.machine.clone(), problems: Vec::new() });
+                    let last = self.tables.len() - 1;
+                    &mut self.tables[last]
+                }
+            };
+            for tuned in &table.problems {
+                match own.problems.iter_mut().find(|known| known.problem == tuned.problem) {
+                    Some(known) if replace => *known = tuned.clone(),
+                    Some(_) => {}
+                    None => own.problems.push(tuned.clone()),
+                }
+            }
+        }
+    }
+}
+
+/// What no tuning would have written.
+fn check(tuned: &Tuned) -> Result<(), String> {
+    let problem = &tuned.problem;
+    problem.check().map_err(|error| error.to_string())?;
+    if tuned.ranking.is_empty() {
+        return Err(format!("{problem} has no configuration"));
+    }
+    for timed in tuned.ranking.iter().chain([&tuned.model]) {
+        for us in [timed.cold_us, timed.warm_us] {
+            if !(us.is_finite() && us > 0.0) {
+                return Err(format!("{problem}: {us} is no time"));
+            }
+        }
+    }
+    let texts = tuned.ranking.iter().map(|timed| &timed.configuration).chain([&tuned.model.configuration, &tuned.date]);
+    // They are printed on terminals.
+    if texts.into_iter().any(|text| text.len() > 200 || text.chars().any(char::is_control)) {
+        return Err(format!("{problem}: a name or date is no such text"));
+    }
+    Ok(())
+}
+
+fn checksum(tables: &[Table]) -> String {
+    let json = serde_json::to_vec(tables).unwrap_or_default();
+    Sha256::digest(json).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn as_text<S: Serializer>(problem: &Problem, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(problem)
+}
+
+fn from_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Problem, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}

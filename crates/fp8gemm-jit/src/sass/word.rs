@@ -1,6 +1,6 @@
 //! The bits of a Hopper instruction that [`Interleave`](super::Interleave) reads, and the two fields
-//! that it writes. NVIDIA publishes none of this; `tests/interleave.rs` holds every line against
-//! nvdisasm.
+//! that it writes. NVIDIA publishes none of this; `tests/interleave.rs` holds all but the scoreboards, which
+//! are neither read nor written, against nvdisasm (docs/jit.md).
 //!
 //! | bits | of an `FFMA` with three registers |
 //! |---|---|

@@ -57,7 +57,7 @@ struct Shape {
     schedule: Schedule,
     /// Whether D is stored directly although TMA could: that leaves room for a stage.
     direct: bool,
-    /// K blocks in flight, if K has so many.
+    /// K blocks in flight; K has at least so many.
     in_flight: u32,
 }
 
@@ -230,7 +230,10 @@ fn config(
     let k_blocks = u32::try_from(problem.k.div_ceil(128)).ok()?;
     let narrow = block_m <= 64;
     let promotes = accumulation == Accumulation::Promote128;
-    let in_flight = if promotes && k_blocks >= in_flight { in_flight } else { 1 };
+    let in_flight = if promotes { in_flight } else { 1 };
+    if k_blocks < in_flight {
+        return None;
+    }
     // Accumulators, chains and column scales must fit 232 registers with room for addresses; and so
     // must the scales of what is in flight.
     let waves = block_m.div_ceil(128);
@@ -286,7 +289,8 @@ fn config(
     let deepest = (2..=8).rev().find(fits)?;
     // Tiles start at the first stage, so loads run ahead into the next tile by all stages only if
     // their number divides that of the blocks: 4 and 8 mostly do. A single tile takes what there is.
-    let several = tiles(problem, &most) > u64::from(sms);
+    // Narrow tiles are for single rounds.
+    let several = !narrow && tiles(problem, &most) > u64::from(sms);
     let stages =
         if several { [8, 4].into_iter().find(|stages| *stages <= deepest).unwrap_or(deepest) } else { deepest };
     Some(KernelConfig { stages, ..most }).filter(|config| config.check().is_ok())

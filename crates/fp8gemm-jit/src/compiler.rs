@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Once, OnceLock};
+use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use fp8gemm_problem::Problem;
@@ -117,6 +117,8 @@ pub struct Compiler {
     cache: Cache,
     nvrtc: OnceLock<Nvrtc>,
     explicit: Option<PathBuf>,
+    /// Of NVRTC, in the cache, newest first, as last seen.
+    versions: Mutex<Vec<(u32, u32)>>,
     tuning: OnceLock<Tuned>,
     stale: Once,
     compiled: AtomicU64,
@@ -137,6 +139,7 @@ impl Compiler {
             cache,
             nvrtc: OnceLock::new(),
             explicit: nvrtc,
+            versions: Mutex::default(),
             tuning: OnceLock::new(),
             stale: Once::new(),
             compiled: AtomicU64::new(0),
@@ -306,7 +309,13 @@ impl Compiler {
     }
 
     fn cubin_of_any_version(&self, unit: &Unit<'_>) -> Option<Arc<[u8]>> {
-        let versions = self.cache.nvrtc_versions().ok()?;
-        versions.into_iter().find_map(|version| self.cache.get(&Key::new(unit.source, unit.options, version)))
+        let of = |version: &(u32, u32)| self.cache.get(&Key::new(unit.source, unit.options, *version));
+        // Listing reads the whole cache: not for each kernel of a server's start.
+        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cubin) = versions.iter().find_map(of) {
+            return Some(cubin);
+        }
+        *versions = self.cache.nvrtc_versions().ok()?;
+        versions.iter().find_map(of)
     }
 }

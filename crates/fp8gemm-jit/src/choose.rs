@@ -194,8 +194,9 @@ pub fn choose(problem: &Problem, sms: u32) -> Result<Choice, JitError> {
     if candidates.is_empty() {
         return Err(unsupported("K is too large"));
     }
-    // Stable: equal estimates keep the order of SHAPES.
-    candidates.sort_by(|x, y| x.us().total_cmp(&y.us()));
+    // Where memory decides, what leaves the most room beside it; equal estimates keep the order of SHAPES.
+    let order = |x: &Estimate, y: &Estimate| x.us().total_cmp(&y.us()).then(x.compute_us.total_cmp(&y.compute_us));
+    candidates.sort_by(order);
     Ok(Choice { candidates })
 }
 
@@ -247,6 +248,10 @@ fn config(
         if direct || !tma_can_store(problem) || c.is_some_and(|c| c != problem.d) { Store::Direct } else { Store::Tma };
     // What is direct anyway is not a choice of its own; C comes by TMA or not at all fast.
     if direct && (c.is_some() || (!tma_can_store(problem) && share == Share::Nothing)) {
+        return None;
+    }
+    // A second row of tiles would bring the weights once more.
+    if block_m < 64 && problem.m > block_m as usize {
         return None;
     }
     // What is accumulated into C is hardly ever narrow, and each tile is a kernel for every type of C.
@@ -394,6 +399,14 @@ mod tests {
         assert_eq!(tile(&dense(4096, 576, 7168), 132), (128, 144));
         assert_eq!(tile(&dense(512, 7168, 16384), 132), (256, 112));
         assert_eq!(tile(&dense(512, 7168, 2048), 132), (256, 112));
+        // 2026-11-29.
+        assert_eq!(tile(&dense(512, 576, 7168), 132), (64, 40));
+        assert_eq!(tile(&dense(128, 576, 7168), 132), (64, 16));
+        assert_eq!(tile(&dense(128, 2112, 7168), 132), (64, 32));
+        assert_eq!(tile(&dense(64, 576, 7168), 132), (64, 8));
+        assert_eq!(tile(&dense(16, 7168, 16384), 132), (16, 56));
+        assert_eq!(tile(&dense(1, 2112, 7168), 132), (16, 16));
+        assert_eq!(tile(&dense(1, 24576, 1536), 132), (16, 192));
     }
 
     /// Breaks if a smaller Hopper (H20: 78 SMs, H100 PCIe: 114) or an odd shape has no choice.

@@ -49,17 +49,11 @@ pub enum KernelMutant {
     StagingUnawaited,
     /// Sums are handed to another CTA without the fence before the flag.
     HandoverUnfenced,
-    /// Of several blocks in flight the second has the first's B.
-    BlockOfStageTwice,
-    /// A stage of several blocks goes back to the producer when the first of them is done.
-    StageReleasedEarly,
-    /// Blocks that are left over at the end of K all have the first one's scale of B.
-    LeftOverScale,
 }
 
 impl KernelMutant {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 19] = [
         Self::ScaleOfTileEdge,
         Self::ScaleOfLowerRows,
         Self::PromotionOutOfOrder,
@@ -79,9 +73,6 @@ impl KernelMutant {
         Self::PredecessorUnawaited,
         Self::StagingUnawaited,
         Self::HandoverUnfenced,
-        Self::BlockOfStageTwice,
-        Self::StageReleasedEarly,
-        Self::LeftOverScale,
     ];
 
     /// Its name: lower case and hyphens.
@@ -106,9 +97,6 @@ impl KernelMutant {
             Self::PredecessorUnawaited => "predecessor-unawaited",
             Self::StagingUnawaited => "staging-unawaited",
             Self::HandoverUnfenced => "handover-unfenced",
-            Self::BlockOfStageTwice => "block-of-stage-twice",
-            Self::StageReleasedEarly => "stage-released-early",
-            Self::LeftOverScale => "left-over-scale",
         }
     }
 
@@ -138,8 +126,6 @@ impl KernelMutant {
             Self::HandoverUnawaited | Self::HandoverUnfenced => config.schedule == Schedule::StreamK,
             Self::ChainNotCleared => config.accumulation != crate::Accumulation::Chain && config.in_flight == 1,
             Self::PromotionOutOfOrder | Self::SwappedStage | Self::ReleasedEarly => config.in_flight == 1,
-            Self::BlockOfStageTwice | Self::StageReleasedEarly => config.in_flight > 1,
-            Self::LeftOverScale => config.in_flight > 1 && promotes,
             _ => true,
         }
     }
@@ -207,9 +193,6 @@ impl KernelMutant {
             Self::PredecessorUnawaited => &[("    grid_wait();\n", "")],
             Self::StagingUnawaited => &[("        tma_store_wait_read();\n", "")],
             Self::HandoverUnfenced => &[("        fence_gpu();\n", "")],
-            Self::BlockOfStageTwice => &[("b + (i * BYTES_B + step", "b + ((i == 1 ? 0 : i) * BYTES_B + step")],
-            Self::StageReleasedEarly => &[("if (i + 1 == BLOCKS) done();", "if (i == 0) done();")],
-            Self::LeftOverScale => &[("stage, i, block + i, slot", "stage, i, block, slot")],
         }
     }
 }

@@ -51,7 +51,6 @@ impl Word {
             (self.field(0, 12) == 0x223, "all operands are registers"),
             (self.field(12, 4) == 7, "no predicate guards it"),
             (modifiers == 0, "it has no modifier"),
-            (self.field(16, 8) == self.field(64, 8), "it adds to its own destination"),
             (reuse == 0 || reuse == 2, "no source but B is marked for reuse"),
             (reuse == 0 || !self.yields(), "one that yields marks nothing for reuse"),
             (

@@ -54,11 +54,11 @@ pub fn mma_sync_fp8_f16(a: (OperandType, &[u8; K]), b: (OperandType, &[u8; K]), 
     f32_to_f16(f16::from_bits(r as u16).to_f32() + c.to_f32())
 }
 
-/// One output of FP8 `mma.sync.m16n8k32` with an f32 accumulator on Hopper, in the order of the machine
-/// code, **not yet compared with hardware**: that of the f16 accumulator, partial sums in f32 toward zero, and
-/// one f32 addition of C to nearest even.
+/// One output of FP8 `mma.sync.m16n8k32` with an f32 accumulator on Hopper: the order of the f16 accumulator,
+/// partial sums in f32 toward zero, and one f32 addition of C to nearest even. NaN is `0x7FFF_FFFF`.
 ///
-/// Do not judge a kernel by it before it has been compared with hardware. NaN is `0x7FFF_FFFF`.
+/// Source: the machine code, and 1,720,320 outputs of an H200 on 2026-11-29, every bit; 43,008 of them are in
+/// `vectors/mma_m16n8k32.safetensors`.
 pub fn mma_sync_fp8_f32(a: (OperandType, &[u8; K]), b: (OperandType, &[u8; K]), c: f32) -> f32 {
     let r = both_groups(TensorCore::HOPPER_F16_F32, a, b);
     canonical(f32::from_bits(r) + c)

@@ -7,7 +7,7 @@ use clap::Args;
 use fp8gemm::problem::{OperandSpec, Policy, Problem};
 use fp8gemm::sim::Matrix;
 use fp8gemm_bench::{BenchError, CublasLtRecorder, LtInputs};
-use fp8gemm_difftest::{Case, DataRegime, Generator, Menu, Only, ScaleRegime};
+use fp8gemm_difftest::{Case, DataRegime, Generator, Menu, Only, ScaleRegime, cublaslt_tensor};
 use serde::Serialize;
 
 use super::case_file;
@@ -25,6 +25,9 @@ const RECORDED: u128 = 1 << 20;
 
 /// Algorithms of the heuristic that are tried for each product.
 const ALGORITHMS: usize = 8;
+
+/// Behind a policy: with cuBLASLt's epilogue, alpha in the scale and beta * c rounded.
+const OWN_EPILOGUE: &str = "(own epilogue)";
 
 /// The products: beyond what `vectors/` has, scales other than 1, bf16 results, alpha, beta and C, block
 /// scales, and K that is long enough to be split.
@@ -90,7 +93,11 @@ pub(super) fn run(args: &CublasltArgs, json: bool) -> Result<u8, CliError> {
     let mut products = Vec::new();
     for (index, text) in PROBLEMS.into_iter().enumerate() {
         let problem: Problem = text.parse()?;
-        let case = generator.fill(&problem, index as u64, DataRegime::Normal, ScaleRegime::Ordinary)?;
+        // Of normal data most sums are exact in f32, whatever their order: others tell orders apart.
+        let cases = [DataRegime::Normal, DataRegime::Wide]
+            .map(|data| generator.fill(&problem, index as u64, data, ScaleRegime::Ordinary));
+        let [normal, wide] = cases;
+        let cases = [normal?, wide?];
         for fast in [false, true] {
             progress.advance(1);
             // Fast accumulation is a matter of tensor scales.
@@ -98,7 +105,7 @@ pub(super) fn run(args: &CublasltArgs, json: bool) -> Result<u8, CliError> {
                 continue;
             }
             let folder = args.gpu.record.as_deref().filter(|_| args.record_all || bytes(&problem) <= RECORDED);
-            products.push(product(&recorder, &case, fast, folder, index)?);
+            products.push(product(&recorder, &cases, fast, folder, index)?);
         }
     }
     progress.finish();
@@ -111,44 +118,68 @@ pub(super) fn run(args: &CublasltArgs, json: bool) -> Result<u8, CliError> {
 
 fn product(
     recorder: &CublasLtRecorder,
-    case: &Case,
+    cases: &[Case],
     fast: bool,
     folder: Option<&Path>,
     index: usize,
 ) -> Result<ProductReport, CliError> {
-    let problem = case.problem;
-    let inputs = LtInputs {
-        a: case.a.view(),
-        b: case.b.view(),
-        c: case.c.as_ref().map(Matrix::view),
-        output: problem.d,
-        epilogue: problem.epilogue,
-        fast,
-    };
+    let problem = cases[0].problem;
     let text = problem.to_string();
     let mut report = ProductReport { problem: text, fast, refused: None, algorithms: Vec::new(), file: None };
-    let results = match recorder.run(&inputs, ALGORITHMS) {
-        Ok(results) => results,
-        Err(error @ BenchError::Call { .. }) => {
-            report.refused = Some(error.to_string());
-            return Ok(report);
-        }
-        Err(error) => return Err(CliError::Missing { engine: ENGINE, reason: error.to_string() }),
-    };
     let mut policies = Policy::COMMON.to_vec();
     policies.extend([256, 512, 1024].map(|every| Policy::Promote { every }));
     policies.extend([3, 5, 6, 7, 16].map(|parts| Policy::Split { parts }));
     policies.retain(|policy| policy.check(problem.a.scales, problem.b.scales).is_ok());
-    report.algorithms = vec![Vec::new(); results.len()];
-    for policy in policies {
-        let predicted = case.with_policy(policy).gemm().run()?;
-        for (found, names) in results.iter().zip(&mut report.algorithms) {
-            if found.view().bits_equal(&predicted.view()) {
-                names.push(policy.to_string());
+    let mut first = None;
+    for case in cases {
+        let inputs = LtInputs {
+            a: case.a.view(),
+            b: case.b.view(),
+            c: case.c.as_ref().map(Matrix::view),
+            output: problem.d,
+            epilogue: problem.epilogue,
+            fast,
+        };
+        let results = match recorder.run(&inputs, ALGORITHMS) {
+            Ok(results) => results,
+            Err(error @ BenchError::Call { .. }) => {
+                report.refused = Some(error.to_string());
+                return Ok(report);
+            }
+            Err(error) => return Err(CliError::Missing { engine: ENGINE, reason: error.to_string() }),
+        };
+        let mut with_all_bits = vec![Vec::new(); results.len()];
+        for policy in &policies {
+            let ours = Some(case.with_policy(*policy).gemm().run()?);
+            // Where only this one fits, it is said.
+            let theirs = cublaslt_tensor(case, *policy)?;
+            for (found, names) in results.iter().zip(&mut with_all_bits) {
+                let fits = |one: &Option<Matrix>| one.as_ref().is_some_and(|one| found.view().bits_equal(&one.view()));
+                if fits(&ours) {
+                    names.push(policy.to_string());
+                }
+                if fits(&theirs) {
+                    names.push(format!("{policy} {OWN_EPILOGUE}"));
+                }
+            }
+        }
+        for names in &mut with_all_bits {
+            let plain: Vec<String> = names.iter().filter(|name| !name.ends_with(OWN_EPILOGUE)).cloned().collect();
+            names.retain(|name| {
+                name.strip_suffix(OWN_EPILOGUE).is_none_or(|name| !plain.iter().any(|one| one == name.trim_end()))
+            });
+        }
+        if first.is_none() {
+            first = results.into_iter().next();
+            report.algorithms = with_all_bits;
+        } else {
+            // The heuristic does not see the data: the same algorithms in the same order.
+            for (names, others) in report.algorithms.iter_mut().zip(with_all_bits) {
+                names.retain(|name| others.contains(name));
             }
         }
     }
-    if let (Some(folder), Some(d)) = (folder, results.first()) {
+    if let (Some(folder), Some(d), Some(case)) = (folder, &first, cases.first()) {
         let kind = if fast { "fast" } else { "precise" };
         let path = folder.join(format!("cublaslt_{kind}_{index:02}.safetensors"));
         let mut metadata = case_file::metadata(case);

@@ -232,9 +232,8 @@ DEVICE void in_order(const F& promote) {
     }
 }
 
-// BLOCKS blocks at once, from the `first` of a stage on, the `block`th of K: their wgmma are all under way
-// before the first is promoted. `done` is called when the
-// stage is no longer needed.
+// BLOCKS blocks at once, from the `first` of a stage on, which is the `block`th of K: their wgmma are all
+// under way before the first is promoted. `done` is called when they no longer need the stage.
 template <u32 BLOCKS, class F>
 DEVICE void multiply_at_once(const Math& math, Accumulator& acc, u32 stage, u32 first, u32 block, u32 slot, const F& done) {
     const Shared& shared = math.shared;

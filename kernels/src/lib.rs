@@ -5,7 +5,8 @@
 //! | [`PTX`] | the PTX instructions in use, one function each |
 //! | [`SCHEDULE`] | what a launch is told, and which part of D a CTA computes when |
 //! | [`EPILOGUE`] | from accumulators to D |
-//! | [`GEMM`] | the dense GEMM, read from top to bottom |
+//! | [`MAIN_LOOP`] | shared memory, and the K loop of a math warpgroup |
+//! | [`GEMM`] | the dense GEMM: what each warp does, read from top to bottom |
 //! | [`ELEMENTWISE`] | what the next three share: 16 bytes of input, the scale of a block, the cast |
 //! | [`QUANTIZE`] | `[rows, K]` numbers to FP8 codes and block scales |
 //! | [`TRANSPOSE`] | the same from `[K, rows]`, and the transposition of FP8 codes |
@@ -30,6 +31,9 @@ pub const SCHEDULE: &str = include_str!("schedule.cuh");
 
 /// Scales at the end, alpha, beta and C, the cast, and the way to memory.
 pub const EPILOGUE: &str = include_str!("epilogue.cuh");
+
+/// `struct Shared`, the ring of stages, promotion, and the K loops.
+pub const MAIN_LOOP: &str = include_str!("main_loop.cuh");
 
 /// The persistent, warp-specialised dense GEMM kernel `fp8gemm`.
 pub const GEMM: &str = include_str!("gemm.cu");

@@ -20,6 +20,7 @@ impl KernelConfig {
         text.push_str(&self.wgmma().text());
         text.push_str(fp8gemm_kernels::SCHEDULE);
         text.push_str(fp8gemm_kernels::EPILOGUE);
+        text.push_str(fp8gemm_kernels::MAIN_LOOP);
         text.push_str(fp8gemm_kernels::GEMM);
         text
     }

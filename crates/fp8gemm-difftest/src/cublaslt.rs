@@ -11,7 +11,7 @@
 //! two agree where alpha is 1 and there is no C, or where its product with beta is exact.
 //!
 //! Source: cuBLASLt 13.1 on an H200, 192 x 320 x 1024, E4M3, f32. Alpha: every output, on normal and on wide
-//! data (one recording is `vectors/cublaslt_alpha.safetensors`). With C it held on a sample of 3,038 finite outputs
+//! data (one recording is `vectors/difftest/cublaslt_alpha.safetensors`). With C it held on a sample of 3,038 finite outputs
 //! of one product, and not on all outputs of wide data: **there it is not a prediction**.
 
 use fp8gemm_formats::ScaledMatrix;

@@ -14,7 +14,7 @@ use ndarray::Array2;
 use safetensors::SafeTensors;
 
 fn file(name: &str) -> Vec<u8> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../vectors");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../vectors/difftest");
     std::fs::read(folder.join(name)).unwrap()
 }
 

@@ -58,7 +58,7 @@ pub fn mma_sync_fp8_f16(a: (OperandType, &[u8; K]), b: (OperandType, &[u8; K]), 
 /// partial sums in f32 toward zero, and one f32 addition of C to nearest even. NaN is `0x7FFF_FFFF`.
 ///
 /// Source: the machine code, and 1,720,320 outputs of an H200 on 2026-11-29, every bit; 43,008 of them are in
-/// `vectors/mma_m16n8k32.safetensors`.
+/// `vectors/difftest/mma_m16n8k32.safetensors`.
 pub fn mma_sync_fp8_f32(a: (OperandType, &[u8; K]), b: (OperandType, &[u8; K]), c: f32) -> f32 {
     let r = both_groups(TensorCore::HOPPER_F16_F32, a, b);
     canonical(f32::from_bits(r) + c)

@@ -88,14 +88,14 @@ DEVICE void produce(const Arguments& arguments, const Shared& shared, Schedule s
             barrier_arrive_expect(full, IN_FLIGHT * (BYTES_A + BYTES_B + BYTES_SCALE_A + BYTES_SCALE_B));
             if (IN_FLIGHT > 1 && whole_blocks) {
                 tma_load_3d(a, &arguments.a, 0, row, block, full);
-                tma_load_3d(b, &arguments.b, 0, column, block, full);
+                tma_load_3d(b, &arguments.b, 0, column, block, full, arguments.policy_b);
             } else {
                 #pragma unroll 1
                 for (u32 i = 0; i < IN_FLIGHT; i++) {
                     u32 k = (block + i) * BLOCK_K;
                     if constexpr (CLUSTER_N == 1) tma_load(a + i * BYTES_A, &arguments.a, k, row, full);
                     else tma_load_multicast(a, &arguments.a, k, row, full, ALL);
-                    if constexpr (CLUSTER_M == 1) tma_load(b + i * BYTES_B, &arguments.b, k, column, full);
+                    if constexpr (CLUSTER_M == 1) tma_load(b + i * BYTES_B, &arguments.b, k, column, full, arguments.policy_b);
                     else tma_load_multicast(b, &arguments.b, k, column, full, ALL);
                 }
             }

@@ -3,10 +3,12 @@
 //! | source | content |
 //! |---|---|
 //! | [`PTX`] | the PTX instructions in use, one function each |
-//! | [`SCHEDULE`] | what a launch is told, and which part of D a CTA computes when |
+//! | [`ARGUMENTS`] | what a launch is told |
+//! | [`SCHEDULE`] | which part of D a CTA computes when |
 //! | [`EPILOGUE`] | from accumulators to D |
 //! | [`MAIN_LOOP`] | shared memory, and the K loop of a math warpgroup |
 //! | [`GEMM`] | the dense GEMM: what each warp does, read from top to bottom |
+//! | [`DECODE`] | the GEMM of few rows of A, with the operands on each other's side; needs only [`PTX`] and [`ARGUMENTS`] |
 //! | [`ELEMENTWISE`] | what the next three share: 16 bytes of input, the scale of a block, the cast |
 //! | [`QUANTIZE`] | `[rows, K]` numbers to FP8 codes and block scales |
 //! | [`TRANSPOSE`] | the same from `[K, rows]`, and the transposition of FP8 codes |
@@ -26,7 +28,10 @@
 /// Wrappers of mbarrier, TMA, `wgmma` control, `setmaxnreg` and `stmatrix` instructions.
 pub const PTX: &str = include_str!("ptx.cuh");
 
-/// `struct Arguments`, the raster of tiles and the items of a CTA, stream-K among them.
+/// `struct Arguments`: tensor maps, pointers, sizes.
+pub const ARGUMENTS: &str = include_str!("arguments.cuh");
+
+/// The raster of tiles and the items of a CTA, stream-K among them.
 pub const SCHEDULE: &str = include_str!("schedule.cuh");
 
 /// Scales at the end, alpha, beta and C, the cast, and the way to memory.
@@ -37,6 +42,9 @@ pub const MAIN_LOOP: &str = include_str!("main_loop.cuh");
 
 /// The persistent, warp-specialised dense GEMM kernel `fp8gemm`.
 pub const GEMM: &str = include_str!("gemm.cu");
+
+/// The kernel `fp8gemm` for few rows of A.
+pub const DECODE: &str = include_str!("decode.cu");
 
 /// Loads, magnitudes, DeepGEMM's scale rule and the cast to FP8.
 pub const ELEMENTWISE: &str = include_str!("elementwise.cuh");

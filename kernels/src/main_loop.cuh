@@ -207,16 +207,6 @@ DEVICE void main_loop(Math& math, Accumulator (&acc)[WAVES], u32 k_begin, u32 k_
     }
 }
 
-// Calls `promote` for each of BLOCKS groups of wgmma when it is done.
-template <u32 BLOCKS, u32 DONE = 0, class F>
-DEVICE void in_order(const F& promote) {
-    if constexpr (DONE < BLOCKS) {
-        wgmma_wait<BLOCKS - 1 - DONE>();
-        promote(DONE);
-        in_order<BLOCKS, DONE + 1>(promote);
-    }
-}
-
 // BLOCKS blocks at once, from the `first` of a stage on, which is the `block`th of K: their wgmma are all
 // under way before the first is promoted. `done` is called when they no longer need the stage.
 template <u32 BLOCKS, class F>

@@ -79,6 +79,23 @@ DEVICE void tma_load_3d(u32 to, const TensorMap* map, u32 x, u32 y, u32 z, u32 b
         : "memory");
 }
 
+// With an L2 policy, as createpolicy makes them.
+DEVICE void tma_load(u32 to, const TensorMap* map, u32 x, u32 y, u32 barrier, u64 policy) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(
+            to),
+        "l"(map), "r"(x), "r"(y), "r"(barrier), "l"(policy)
+        : "memory");
+}
+
+DEVICE void tma_load_3d(u32 to, const TensorMap* map, u32 x, u32 y, u32 z, u32 barrier, u64 policy) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3, %4}], [%5], "
+        "%6;" ::"r"(to),
+        "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier), "l"(policy)
+        : "memory");
+}
+
 // Into the same place of every CTA in `mask`, completing on the same barrier of each.
 DEVICE void tma_load_multicast(u32 to, const TensorMap* map, u32 x, u32 y, u32 barrier, u16 mask) {
     asm volatile(
@@ -118,6 +135,16 @@ DEVICE void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
 
+// Calls `done` for each of GROUPS groups of wgmma when it is.
+template <u32 GROUPS, u32 DONE = 0, class F>
+DEVICE void in_order(const F& done) {
+    if constexpr (DONE < GROUPS) {
+        wgmma_wait<GROUPS - 1 - DONE>();
+        done(DONE);
+        in_order<GROUPS, DONE + 1>(done);
+    }
+}
+
 template <u32 REGISTERS>
 DEVICE void registers_grow() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
@@ -141,6 +168,12 @@ DEVICE void warpgroup_sync(u32 group) { asm volatile("bar.sync %0, 128;" ::"r"(g
 // Two math warpgroups that take turns: one waits, the other passes its turn on and goes on.
 DEVICE void turn_await(u32 group) { asm volatile("bar.sync %0, 256;" ::"r"(group + 3) : "memory"); }
 DEVICE void turn_pass(u32 group) { asm volatile("bar.arrive %0, 256;" ::"r"(group + 3) : "memory"); }
+
+// A barrier of THREADS threads, of which one warp goes on.
+template <u32 THREADS>
+DEVICE void all_await() { asm volatile("bar.sync 5, %0;" ::"n"(THREADS) : "memory"); }
+template <u32 THREADS>
+DEVICE void all_pass() { asm volatile("bar.arrive 5, %0;" ::"n"(THREADS) : "memory"); }
 
 DEVICE u32 cluster_rank() {
     u32 rank;
@@ -190,6 +223,13 @@ DEVICE void shared_load(u32 address, u32 (&words)[4]) {
                  : "memory");
 }
 
+DEVICE void shared_load(u32 address, float (&values)[4]) {
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(values[0]), "=f"(values[1]), "=f"(values[2]), "=f"(values[3])
+                 : "r"(address)
+                 : "memory");
+}
+
 DEVICE void shared_store(u32 address, float low, float high) {
     asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(low), "f"(high) : "memory");
 }
@@ -206,10 +246,25 @@ DEVICE void shared_store(u32 address, float value) {
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }
 
+// Four bytes from global to shared memory, in the background.
+DEVICE void copy_word(u32 to, const float* from) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
+}
+
+// Until the thread's own copies are there.
+DEVICE void copy_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 DEVICE void store_matrix(u32 address, u32 a, u32 b, u32 c, u32 d) {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b), "r"(c),
                  "r"(d)
                  : "memory");
+}
+
+// An 8x8 matrix of 16-bit elements, two neighbours in a row from each lane, with rows and columns exchanged.
+DEVICE u32 transpose(u32 pair) {
+    u32 transposed;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(pair));
+    return transposed;
 }
 
 // Two values rounded to nearest even; any NaN becomes 7FFF.

@@ -1,24 +1,5 @@
-// Which part of D a CTA computes when, and what launches are told. Every role of a CTA walks the
+// Which part of D a CTA computes when. Every role of a CTA walks the
 // same items in the same order by itself; the math warpgroups are told where a tile lies.
-
-// Everything that changes from launch to launch. Unused parts may be null.
-struct Arguments {
-    TensorMap a, b, scale_a, scale_b;
-    TensorMap c, d;     // 2D, in atoms of 64 rows and 128 bytes
-    TensorMap d_tiles;  // 3D {BLOCK_N, whole tiles, M}: an atom is clipped at the end of its tile
-    const float* scales_a;  // at the end: [M] or one; else unused
-    const float* scales_b;  // at the end: [N] or one; 1D2D: [ceil(N/128), ceil(K/128)]
-    const void* c_elements;
-    void* d_elements;
-    u64 c_stride, d_stride;  // elements
-    u8* workspace;           // stream-K: a partial tile and a flag of each CTA
-    u32 m, n, k;
-    u32 scales_a_step, scales_b_step;  // 0 for a tensor scale, 1 for row scales
-    float alpha, beta;
-    u32 group;  // rows of tiles that are walked together
-};
-
-constexpr u32 BLOCK_K = 128;
 
 // A tile of D, by its first row and column.
 struct Tile {

@@ -38,18 +38,41 @@ pub(crate) struct Arguments {
     alpha: f32,
     beta: f32,
     group: u32,
+    weights_constant: u32,
+    scales_a_stride: u64,
+    policy_b: u64,
+}
+
+/// L2 policies as `createpolicy.fractional` encodes them.
+const EVICT_NORMAL: u64 = 0x1000_0000_0000_0000;
+const EVICT_FIRST: u64 = 0x12F0_0000_0000_0000;
+
+/// Bytes of B from which on it is not kept in L2 where each byte is read once: about half of an H200's L2,
+/// which the next layer's weights would displace anyway. Below, a next call may still find it there.
+const STREAMED: u128 = 24 << 20;
+
+/// B as the kernel reads it: once, or as often as there are rows of tiles.
+fn policy_b(p: &Problem, config: &KernelConfig) -> u64 {
+    let once = p.m <= (config.block_m * config.share.along_m()) as usize;
+    if once && p.n as u128 * p.k as u128 > STREAMED { EVICT_FIRST } else { EVICT_NORMAL }
 }
 
 // What the kernel reads lies where the compiler of the kernel puts it.
 const _: () = assert!(size_of::<sys::CUtensorMap>() == 128);
 const _: () = assert!(offset_of!(Arguments, scales_a) == 896 && offset_of!(Arguments, m) == 952);
-const _: () = assert!(offset_of!(Arguments, group) == 980 && size_of::<Arguments>() == 1024);
+const _: () = assert!(offset_of!(Arguments, policy_b) == 1000 && size_of::<Arguments>() == 1024);
 
-/// CTAs of a launch: one for each SM, or for each tile where there are fewer; whole clusters.
+/// CTAs of a launch: one for each SM, or for each tile where there are fewer or operands are swapped; whole
+/// clusters.
 pub(crate) fn grid(problem: &Problem, config: &KernelConfig, sms: u32) -> u32 {
     let ctas = u64::from(sms / config.share.cluster() * config.share.cluster());
     // At most the number of SMs. Runs of stream-K are for all of them.
-    if config.schedule == Schedule::StreamK { ctas as u32 } else { tiles(problem, config).min(ctas) as u32 }
+    match config.schedule {
+        Schedule::StreamK => ctas as u32,
+        // `check_sizes` has seen that they fit.
+        Schedule::Swapped => tiles(problem, config) as u32,
+        Schedule::Cooperative | Schedule::PingPong => tiles(problem, config).min(ctas) as u32,
+    }
 }
 
 impl Arguments {
@@ -86,9 +109,17 @@ impl Arguments {
             alpha: p.epilogue.alpha,
             beta: p.epilogue.beta,
             group: config.group,
+            weights_constant: 0,
+            scales_a_stride: 0,
+            policy_b: policy_b(p, config),
         };
         arguments.point(p, config, forms, None, operands)?;
         Ok(arguments)
+    }
+
+    /// For a launch that may read B before the kernel before it has ended.
+    pub(crate) fn with_constant_weights(&self) -> Self {
+        Self { weights_constant: 1, ..*self }
     }
 
     /// Points at `new` matrices; maps of matrices that are those of `old` are kept, since encoding
@@ -104,12 +135,17 @@ impl Arguments {
         let changed = |of: fn(&Operands) -> DeviceMatrix| old.is_none_or(|old| of(old) != of(new));
         let (m, n) = (p.m as u64, p.n as u64);
         if changed(|o| o.a) {
-            self.a = codes(p, config, new.a, m, config.block_m / config.share.along_n())?;
+            let (rows, all) = (config.block_m / config.share.along_n(), p.m >= config.block_m as usize);
+            // With swapped operands rows of A that do not exist are not loaded: boxes end before.
+            let rows = if config.schedule == Schedule::Swapped && !all { p.m as u32 } else { rows };
+            let blocks = if config.schedule == Schedule::Swapped && !all { 1 } else { config.stage_blocks() };
+            self.a = codes(p, new.a, m, rows, blocks)?;
         }
         if changed(|o| o.b) {
-            self.b = codes(p, config, new.b, n, config.block_n / config.share.along_m())?;
+            self.b = codes(p, new.b, n, config.block_n / config.share.along_m(), config.stage_blocks())?;
         }
-        if form_a == ScaleForm::BlocksByRows && changed(|o| o.scale_a) {
+        let swapped = config.schedule == Schedule::Swapped;
+        if form_a == ScaleForm::BlocksByRows && !swapped && changed(|o| o.scale_a) {
             self.scale_a = scales(p, config, new.scale_a, m, config.block_m)?;
         }
         if form_b == ScaleForm::BlocksByRows && changed(|o| o.scale_b) {
@@ -124,6 +160,7 @@ impl Arguments {
             }
         }
         self.scales_a = new.scale_a.pointer;
+        self.scales_a_stride = new.scale_a.stride as u64;
         self.scales_b = new.scale_b.pointer;
         self.c_elements = new.c.map_or(0, |c| c.pointer);
         self.c_stride = new.c.map_or(0, |c| c.stride as u64);
@@ -133,27 +170,20 @@ impl Arguments {
     }
 }
 
-/// An operand, loaded in blocks of 128 of K and `block` rows. Where a stage has several of them and K is
-/// whole blocks, these are a dimension of their own, so that one load brings a stage.
+/// An operand, loaded in blocks of 128 of K and `block` rows. Where several of them are loaded at once and K is
+/// whole blocks, these are a dimension of their own.
 fn codes(
     p: &Problem,
-    config: &KernelConfig,
     matrix: DeviceMatrix,
     rows: u64,
     block: u32,
+    blocks: u32,
 ) -> Result<sys::CUtensorMap, HopperError> {
     let (element, pointer, swizzle) = (Element::U8, matrix.pointer, true);
     let (k, stride) = (p.k as u64, matrix.stride as u64);
-    if config.in_flight > 1 && k.is_multiple_of(128) {
+    if blocks > 1 && k.is_multiple_of(128) {
         let (dimensions, strides) = (&[128, rows, k / 128], &[stride, 128]);
-        return encode(&Layout {
-            element,
-            pointer,
-            dimensions,
-            strides,
-            extent: &[128, block, config.in_flight],
-            swizzle,
-        });
+        return encode(&Layout { element, pointer, dimensions, strides, extent: &[128, block, blocks], swizzle });
     }
     encode(&Layout { element, pointer, dimensions: &[k, rows], strides: &[stride], extent: &[128, block], swizzle })
 }

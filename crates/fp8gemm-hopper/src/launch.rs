@@ -25,6 +25,12 @@ pub struct LaunchOptions {
     /// (`cudaGridDependencySynchronize`) before it reads D or writes anything that this kernel
     /// reads or writes. Without the attribute there is nothing to mind.
     pub overlap_previous: bool,
+    /// B is a weight: no kernel before on the stream writes it. With
+    /// [`overlap_previous`](Self::overlap_previous), kernels for few rows of A
+    /// ([`Schedule::Swapped`](fp8gemm_jit::Schedule::Swapped)) then load B while the kernel before still runs, and wait
+    /// for its end only before they read A, the scales of either side, and write D. Others wait as ever. Off by
+    /// default.
+    pub constant_weights: bool,
 }
 
 impl LaunchOptions {
@@ -38,7 +44,13 @@ impl LaunchOptions {
     /// ```
     #[must_use]
     pub fn overlapping_previous(self, overlap_previous: bool) -> Self {
-        Self { overlap_previous }
+        Self { overlap_previous, ..self }
+    }
+
+    /// Sets [`constant_weights`](Self::constant_weights).
+    #[must_use]
+    pub fn constant_weights(self, constant_weights: bool) -> Self {
+        Self { constant_weights, ..self }
     }
 }
 
@@ -120,7 +132,9 @@ impl Prepared {
     /// As [`launch`](Self::launch).
     ///
     /// # Safety
-    /// As [`launch`](Self::launch), and what [`LaunchOptions`] says of the next kernel.
+    /// As [`launch`](Self::launch), what [`LaunchOptions`] says of the next kernel, and with
+    /// [`constant_weights`](LaunchOptions::constant_weights) that no work before on the stream that may still run
+    /// writes B.
     pub unsafe fn launch_with(&self, stream: &CudaStream, options: LaunchOptions) -> Result<(), HopperError> {
         let (plan, context) = (&self.plan, stream.context());
         if context.cu_ctx() != plan.context().cu_ctx() {
@@ -170,7 +184,14 @@ impl Prepared {
             attrs: attributes.as_mut_ptr(),
             numAttrs: attributes.len() as u32,
         };
-        let mut parameters = [(&raw const self.arguments).cast_mut().cast::<c_void>()];
+        let constant;
+        let arguments = if options.constant_weights {
+            constant = self.arguments.with_constant_weights();
+            &constant
+        } else {
+            &self.arguments
+        };
+        let mut parameters = [(&raw const *arguments).cast_mut().cast::<c_void>()];
         // SAFETY: the kernel takes one parameter of this layout, which the driver copies before it
         // returns; `config`, its attributes and `parameters` outlive the call; the function is kept
         // loaded by the plan. What the kernel does with memory is the caller's promise.

@@ -318,8 +318,10 @@ fn check_sizes(problem: &Problem, config: &KernelConfig) -> Result<(), HopperErr
     let rows = problem.m.div_ceil(config.block_m as usize) as u128;
     let columns = problem.n.div_ceil(config.block_n as usize) as u128 + 1;
     for (what, rows) in [("number of output tiles", rows), ("number of tiles in a group", u128::from(config.group))] {
-        if rows * columns >= (1 << 32) - (1 << 16) {
-            return too_large(what, rows * columns, "the kernel counts tiles in 32 bits");
+        // One CTA for each tile, of which a launch has fewer than 2^31.
+        let most = if config.schedule == Schedule::Swapped { 1 << 31 } else { (1 << 32) - (1 << 16) };
+        if rows * columns >= most {
+            return too_large(what, rows * columns, "the kernel counts tiles in 32 bits, one CTA each in 31");
         }
     }
     Ok(())

@@ -16,8 +16,21 @@ use crate::source::KERNEL;
 use crate::{BASE_OPTIONS, Unit, choose};
 
 /// Rows and columns of D: one tile or many (in every shape of tile no multiple of the SMs), with
-/// rows that end at multiples of 16 bytes or not.
-const SHAPES: [(usize, usize); 4] = [(1, 16), (1, 15), (5000, 5008), (5000, 5001)];
+/// rows that end at multiples of 16 bytes or not; few rows, with columns for one to four CTAs on an SM.
+const SHAPES: [(usize, usize); 10] = [
+    (1, 16),
+    (1, 15),
+    (5000, 5008),
+    (5000, 5001),
+    (1, 1 << 20),
+    (1, 1600),
+    (1, 2400),
+    (1, 4800),
+    (1, 9600),
+    (1, 19_200),
+];
+/// Rows that are few in one kernel's sense and another's.
+const FEW: [usize; 2] = [16, 32];
 /// SMs of an H20, an H100 PCIe and the SXM cards.
 const SMS: [u32; 3] = [78, 114, 132];
 /// Scales of A and of B: one pair for each way in which kernels apply them.
@@ -216,7 +229,9 @@ fn problems() -> impl Iterator<Item = Problem> {
     let kinds = SCALES.into_iter().flat_map(move |scales| policies.map(|policy| (scales, policy)));
     let specs = kinds.flat_map(move |kind| types().flat_map(move |ty| outputs().map(move |output| (kind, ty, output))));
     specs.flat_map(|(((scales_a, scales_b), policy), (type_a, type_b), (c, d))| {
-        SHAPES.into_iter().flat_map(move |(m, n)| {
+        let few =
+            FEW.into_iter().flat_map(|m| SHAPES.into_iter().filter(|(rows, _)| *rows == 1).map(move |(_, n)| (m, n)));
+        SHAPES.into_iter().chain(few).flat_map(move |(m, n)| {
             k_blocks().map(move |blocks| Problem {
                 m,
                 n,

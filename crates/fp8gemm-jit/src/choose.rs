@@ -5,11 +5,14 @@
 //! ```text
 //! block    = max( BM * BN / 32 / (e * f * g) ,  128 (BM/a + BN/b) / 60 )      tensor cores; L2
 //!          = max( 4 max(BN/2, 16 + BN/4) + 200/i ,  the same )                up to 64 rows
+//!          = max( 90 + 2 BM                      ,  the same )                swapped, 64 columns
+//!          = max( (250 + 64 BM/BN) BN/64         ,  the same )                swapped, fewer
 //! tile     = ceil(K / 128) * block * p + start + BM * BN * size(D) * c / s   K loop; first load, store
-//! waves    = halfway between tiles / SMs and its ceiling, but at least 1; stream-K: tiles / SMs + 0.06
+//! waves    = halfway between tiles / SMs and its ceiling, but at least 1; stream-K: tiles / SMs + 0.06;
+//!            swapped: tiles / SMs, but at least 1
 //! compute  = waves * tile + handover + launch
-//! memory   = (M K + N K + (size(D) + size(C)) M N) / HBM
-//! time     = max(compute / 1.55 GHz, memory)
+//! memory   = (M K + N K + (size(D) + size(C)) M N) / HBM                   swapped: at most 50 GB/s an SM
+//! time     = max(compute / 1.55 GHz, memory)                                swapped: 1.85 GHz
 //! ```
 //!
 //! | | value | where |
@@ -42,8 +45,16 @@ use crate::config::{Accumulation, KernelConfig, KernelScales, SHARED_LIMIT, Sche
 const L2_BYTES_PER_CYCLE: f64 = 60.0;
 /// Cycles in a second under load.
 const CLOCK: f64 = 1.55e9;
+/// The same with swapped operands, where the tensor cores mostly wait for memory.
+const IDLE_CLOCK: f64 = 1.85e9;
 /// Bytes that HBM delivers in a second.
 const HBM: f64 = 4.25e12;
+
+/// Of these, what one SM takes in a second: 36 CTAs read 1.8 TB/s, 64 of them 3.2.
+const HBM_TO_SM: f64 = 50e9;
+
+/// Shared memory of an SM, of which each CTA takes 1,024 bytes more than it asks for.
+const SHARED_OF_SM: u32 = 233_472;
 
 /// Registers of a math thread that accumulators, chain and column scales may take.
 const MOST_REGISTERS: u32 = 201;
@@ -70,8 +81,13 @@ const fn narrow(block_m: u32, block_n: u32, in_flight: u32) -> Shape {
     Shape { in_flight, ..shape(block_m, block_n) }
 }
 
+/// For few rows: the operands on each other's side. `in_flight` counts 64-row tiles of B.
+const fn swapped(block_m: u32, block_n: u32, in_flight: u32) -> Shape {
+    Shape { in_flight, schedule: Schedule::Swapped, direct: true, ..shape(block_m, block_n) }
+}
+
 /// Shapes worth considering, best first for equal estimates.
-const SHAPES: [Shape; 32] = [
+const SHAPES: [Shape; 41] = [
     Shape { share: Share::A, direct: true, ..shape(256, 128) },
     shape(256, 128),
     Shape { direct: true, ..shape(256, 128) },
@@ -89,6 +105,15 @@ const SHAPES: [Shape; 32] = [
     Shape { schedule: Schedule::StreamK, share: Share::A, direct: true, ..shape(256, 128) },
     Shape { schedule: Schedule::StreamK, ..shape(128, 128) },
     Shape { schedule: Schedule::StreamK, ..shape(128, 144) },
+    swapped(8, 64, 4),
+    swapped(8, 32, 2),
+    swapped(8, 16, 1),
+    swapped(8, 8, 2),
+    swapped(16, 64, 4),
+    swapped(16, 32, 2),
+    swapped(16, 16, 1),
+    swapped(16, 8, 1),
+    swapped(32, 64, 4),
     narrow(16, 8, 8),
     narrow(16, 16, 8),
     narrow(16, 32, 8),
@@ -229,6 +254,9 @@ fn config(
 ) -> Option<KernelConfig> {
     let Shape { block_m, block_n, share, schedule, direct, in_flight } = shape;
     let k_blocks = u32::try_from(problem.k.div_ceil(128)).ok()?;
+    if schedule == Schedule::Swapped {
+        return swapped_config(problem, scales, accumulation, shape, sms);
+    }
     let narrow = block_m <= 64;
     let promotes = accumulation == Accumulation::Promote128;
     let in_flight = if promotes { in_flight } else { 1 };
@@ -280,7 +308,7 @@ fn config(
             Share::A | Share::B => 8,
         },
         max_k_blocks: match scales {
-            KernelScales::Block1d2d => k_blocks.max(16).checked_next_power_of_two()?,
+            KernelScales::Block1d2d => scale_blocks(k_blocks)?,
             KernelScales::Block1d1d | KernelScales::AtEnd => 0,
         },
     };
@@ -298,6 +326,60 @@ fn config(
     let several = !narrow && tiles(problem, &most) > u64::from(sms);
     let stages =
         if several { [8, 4].into_iter().find(|stages| *stages <= deepest).unwrap_or(deepest) } else { deepest };
+    Some(KernelConfig { stages, ..most }).filter(|config| config.check().is_ok())
+}
+
+/// Blocks of K that a kernel for so many has room for: classes, so that there are few kernels.
+fn scale_blocks(k_blocks: u32) -> Option<u32> {
+    k_blocks.max(16).checked_next_power_of_two()
+}
+
+/// The shape with swapped operands filled in: for no more rows than a tile has, else weights would be brought
+/// once more.
+fn swapped_config(
+    problem: &Problem,
+    scales: KernelScales,
+    accumulation: Accumulation,
+    shape: Shape,
+    sms: u32,
+) -> Option<KernelConfig> {
+    let Shape { block_m, block_n, share, schedule, in_flight, .. } = shape;
+    let k_blocks = u32::try_from(problem.k.div_ceil(128)).ok()?;
+    let least = if block_m > 8 { block_m / 2 } else { 0 };
+    let rows = problem.m > least as usize && problem.m <= block_m as usize;
+    let reads_c = problem.c.is_some() && problem.epilogue.reads_c();
+    if !rows || reads_c || scales != KernelScales::Block1d2d || accumulation != Accumulation::Promote128 {
+        return None;
+    }
+    let most = KernelConfig {
+        a: problem.a.ty,
+        b: problem.b.ty,
+        scales,
+        accumulation,
+        output: problem.d,
+        c: None,
+        block_m,
+        block_n,
+        stages: 1,
+        in_flight,
+        share,
+        schedule,
+        store: Store::Direct,
+        group: 1,
+        max_k_blocks: scale_blocks(k_blocks)?,
+    };
+    // As many CTAs on an SM as there are tiles for it, up to four. Where that is one, half of an SM's shared memory
+    // all the same, if it holds three stages: with all of K under way at once its beginning comes late.
+    let needed = most.max_k_blocks.div_ceil(most.stage_blocks());
+    let deepest = |together: u32| {
+        let fits =
+            |stages: &u32| KernelConfig { stages: *stages, ..most }.shared_bytes() <= SHARED_OF_SM / together - 1024;
+        // A few depths, so that there are few kernels.
+        [8, 6, 4, 3, 2, 1].into_iter().filter(|stages| *stages <= needed).find(fits)
+    };
+    let together = tiles(problem, &most).div_ceil(u64::from(sms)).clamp(1, 4) as u32;
+    let half = deepest(2).filter(|stages| together == 1 && *stages >= needed.min(3));
+    let stages = half.or_else(|| deepest(together))?;
     Some(KernelConfig { stages, ..most }).filter(|config| config.check().is_ok())
 }
 
@@ -347,7 +429,10 @@ pub(crate) fn estimate(problem: &Problem, config: KernelConfig, sms: u32) -> Est
     // 1D1D has twice the arithmetic beside the tensor cores; two stages cannot run ahead.
     let scales = if column_scales { 0.62 } else { 1.0 };
     let depth = if config.stages == 2 { 0.75 } else { 1.0 };
-    let tensor = if config.math_groups() == 1 {
+    let tensor = if config.schedule == Schedule::Swapped {
+        let columns = block_m * 64.0 / block_n;
+        if config.block_n == 64 { 90.0 + 2.0 * columns } else { (250.0 + columns) * block_n / 64.0 }
+    } else if config.math_groups() == 1 {
         4.0 * (block_n / 2.0).max(16.0 + block_n / 4.0) + 200.0 / f64::from(config.in_flight)
     } else {
         block_m * block_n / 32.0 / (exposed * scales * depth)
@@ -360,17 +445,22 @@ pub(crate) fn estimate(problem: &Problem, config: KernelConfig, sms: u32) -> Est
     let pairing = if cluster > 1 { 1.005 } else { 1.0 };
     let start = if config.block_m == 256 { 1700.0 } else { 900.0 };
     let store_rate = if config.store == Store::Direct { 18.0 } else { 24.0 };
+    let start = if config.schedule == Schedule::Swapped { 400.0 / full.max(1.0) } else { start };
     let store = start + block_m * block_n * size * c / store_rate;
     let tile = (problem.k.div_ceil(128) as f64) * tensor.max(l2) * pairing + store;
     let (rounds, handover) = match config.schedule {
         // Accumulators go out and in again.
         Schedule::StreamK => (full + 0.06, 2.0 * block_m * block_n * 4.0 / 40.0),
         Schedule::Cooperative | Schedule::PingPong => ((0.5 * (waves as f64 + full)).max(1.0), 0.0),
+        // CTAs of an SM run side by side.
+        Schedule::Swapped => (full.max(1.0), 0.0),
     };
     let cycles = rounds * tile + handover + if cluster > 1 { 4500.0 } else { 3500.0 };
     let read_c = if config.c.is_some() { problem.c.map_or(0, OutputType::size) as f64 } else { 0.0 };
     let bytes = m * k + n * k + (size + read_c) * m * n;
-    Estimate { config, tiles, waves, compute_us: cycles / CLOCK * 1e6, memory_us: bytes / HBM * 1e6 }
+    let clock = if config.schedule == Schedule::Swapped { IDLE_CLOCK } else { CLOCK };
+    let memory = if config.schedule == Schedule::Swapped { HBM.min(tiles.min(sms) as f64 * HBM_TO_SM) } else { HBM };
+    Estimate { config, tiles, waves, compute_us: cycles / clock * 1e6, memory_us: bytes / memory * 1e6 }
 }
 
 #[cfg(test)]
@@ -404,9 +494,13 @@ mod tests {
         assert_eq!(tile(&dense(128, 576, 7168), 132), (64, 16));
         assert_eq!(tile(&dense(128, 2112, 7168), 132), (64, 32));
         assert_eq!(tile(&dense(64, 576, 7168), 132), (64, 8));
-        assert_eq!(tile(&dense(16, 7168, 16384), 132), (16, 56));
-        assert_eq!(tile(&dense(1, 2112, 7168), 132), (16, 16));
-        assert_eq!(tile(&dense(1, 24576, 1536), 132), (16, 192));
+        assert_eq!(tile(&dense(1, 576, 7168), 132), (8, 8));
+        assert_eq!(tile(&dense(1, 2112, 7168), 132), (8, 16));
+        assert_eq!(tile(&dense(1, 4096, 7168), 132), (8, 32));
+        assert_eq!(tile(&dense(1, 24576, 1536), 132), (8, 64));
+        assert_eq!(tile(&dense(16, 576, 7168), 132), (16, 8));
+        assert_eq!(tile(&dense(16, 2112, 7168), 132), (16, 16));
+        assert_eq!(tile(&dense(16, 7168, 16384), 132), (16, 64));
     }
 
     /// Breaks if a smaller Hopper (H20: 78 SMs, H100 PCIe: 114) or an odd shape has no choice.

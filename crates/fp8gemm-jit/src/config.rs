@@ -73,6 +73,10 @@ pub enum Schedule {
     /// Cooperative; the last tiles are cut along K into equal runs, of which each continues the
     /// accumulators of the one before. Needs a [workspace](KernelConfig::workspace_bytes).
     StreamK,
+    /// For few rows of A. The operands change sides: B has the 64 rows of `wgmma`, A its columns. Tiles
+    /// of fewer than 64 columns of D take several blocks of K at once to fill them. One tile for each
+    /// CTA, several CTAs on an SM.
+    Swapped,
 }
 
 /// How D gets to memory, and C from there.
@@ -91,7 +95,7 @@ pub enum Store {
 ///
 /// Prints as one word for logs, e.g. `e4m3_e4m3_1d2d_bf16_256x128_s3_k128_g16`; after the stages `f4` says that four blocks are in
 /// flight, `xa`
-/// or `xb` say what clusters share, `pp` ping-pong, `sk` stream-K, `d` direct stores. The last part,
+/// or `xb` say what clusters share, `pp` ping-pong, `sk` stream-K, `sw` swapped operands, `d` direct stores. The last part,
 /// the raster, is not in a kernel's own [name](Self::kernel_name).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KernelConfig {
@@ -108,15 +112,17 @@ pub struct KernelConfig {
     /// Element type of C, where the epilogue reads one.
     pub c: Option<OutputType>,
     /// Rows of an output tile: one or two 64-row waves for each of the two warpgroups that work on it, so
-    /// 128 or 256, in ping-pong 64 or 128; 64 or, for few rows, 8, 16 or 32 for a single one.
+    /// 128 or 256, in ping-pong 64 or 128; 64 or, for few rows, 8, 16 or 32 for a single one. Swapped: 8, 16
+    /// or 32.
     pub block_m: u32,
-    /// Columns of an output tile: a multiple of 8 (of 16 where clusters share B), at most 256.
+    /// Columns of an output tile: a multiple of 8 (of 16 where clusters share B), at most 256. Swapped: 8, 16,
+    /// 32 or 64.
     pub block_n: u32,
     /// Depth of the ring in shared memory, in stages of [`in_flight`](Self::in_flight) operand blocks. Tiles start at its first stage, so a
     /// divisor of the number of K blocks lets loads run ahead from tile to tile.
     pub stages: u32,
     /// K blocks of a stage, which a math warpgroup has under way together: 1, or more on tiles of one
-    /// 64-row wave for each warpgroup.
+    /// 64-row wave for each warpgroup. Swapped: 64-row tiles of B, each of `64 / block_n` blocks.
     pub in_flight: u32,
     /// What clusters share.
     pub share: Share,
@@ -155,9 +161,21 @@ impl KernelConfig {
         self.block_m.div_ceil(64 * groups)
     }
 
-    /// Threads of a CTA: the math warpgroups and one that loads.
+    /// Threads of a CTA: the math warpgroups and one that loads. Swapped: a math warpgroup, one that promotes
+    /// what it does not, and a warp that loads.
     pub const fn threads(&self) -> u32 {
-        128 * (self.math_groups() + 1)
+        match self.schedule {
+            Schedule::Swapped => 128 + if self.block_n < 64 { 128 } else { 0 } + 32,
+            _ => 128 * (self.math_groups() + 1),
+        }
+    }
+
+    /// Blocks of K in a stage.
+    pub const fn stage_blocks(&self) -> u32 {
+        match self.schedule {
+            Schedule::Swapped => self.in_flight * (64 / if self.block_n == 0 { 64 } else { self.block_n }),
+            _ => self.in_flight,
+        }
     }
 
     /// Registers of a math thread and of a loading one (`setmaxnreg`): together at most 65,536.
@@ -172,6 +190,9 @@ impl KernelConfig {
 
     /// Dynamic shared memory, in bytes: the same sum that the kernel makes (it asserts that).
     pub fn shared_bytes(&self) -> u32 {
+        if self.schedule == Schedule::Swapped {
+            return self.swapped_shared_bytes();
+        }
         // In 64 bits, since `max_k_blocks` can be anything before `check`.
         let [block_m, block_n, stages] = [self.block_m, self.block_n, self.stages].map(u64::from);
         let blocks = u64::from(self.in_flight);
@@ -193,6 +214,16 @@ impl KernelConfig {
         // The kernel aligns its start to 1,024 bytes itself.
         let sum = stages * stage + groups * warpgroup + 2 * (16 + scales) + barriers + 1024;
         u32::try_from(sum).unwrap_or(u32::MAX)
+    }
+
+    fn swapped_shared_bytes(&self) -> u32 {
+        let [tokens, rows, stages] = [self.block_m, self.block_n, self.stages].map(u64::from);
+        let blocks = u64::from(self.in_flight) * (64 / rows.max(1));
+        let barriers = |count: u64| 2 * 8 * count;
+        let stages = stages * (blocks * (rows + tokens) * u64::from(BLOCK_K) + barriers(1));
+        let results = if rows < 64 { 2 * blocks * rows * tokens * 4 + barriers(2) } else { 0 };
+        let scales = (tokens + 1) * u64::from(self.max_k_blocks).div_ceil(4) * 16;
+        u32::try_from(stages + results + scales + 1024).unwrap_or(u32::MAX)
     }
 
     /// Bytes of device memory that a launch of `ctas` CTAs works with besides its operands: 0 but for
@@ -225,25 +256,34 @@ impl KernelConfig {
             Schedule::PingPong => (&[64, 128][..], "in ping-pong it must be 64 or 128"),
             Schedule::StreamK => (&[128, 256][..], "with stream-K it must be 128 or 256"),
             Schedule::Cooperative => (&[8, 16, 32, 64, 128, 256][..], "it must be 8, 16, 32, 64, 128 or 256"),
+            Schedule::Swapped => (&[8, 16, 32][..], "with swapped operands it must be 8, 16 or 32"),
         };
         if !legal_rows.contains(&self.block_m) {
             return fail("block_m", self.block_m, rule);
         }
-        if self.block_n == 0 || !self.block_n.is_multiple_of(8 * self.share.along_m()) || self.block_n > 256 {
+        if self.schedule == Schedule::Swapped {
+            self.check_swapped()?;
+        } else if self.block_n == 0 || !self.block_n.is_multiple_of(8 * self.share.along_m()) || self.block_n > 256 {
             return fail("block_n", self.block_n, "it must be a multiple of 8 (16 where B is shared) up to 256");
         }
-        if !(2..=32).contains(&self.stages) {
-            return fail("stages", self.stages, "it must be 2 to 32");
+        let least = if self.schedule == Schedule::Swapped { 1 } else { 2 };
+        if !(least..=32).contains(&self.stages) {
+            return fail("stages", self.stages, "it must be 2 to 32, or 1 with swapped operands");
         }
         if !(1..=16).contains(&self.in_flight)
-            || (self.in_flight > 1 && (self.waves() > 1 || self.accumulation == Accumulation::Chain))
+            || (self.in_flight > 1
+                && self.schedule != Schedule::Swapped
+                && (self.waves() > 1 || self.accumulation == Accumulation::Chain))
         {
             return fail("in_flight", self.in_flight, "it must be 1, or up to 16 on one wave of promoted blocks");
         }
         if self.in_flight > 1 && (self.share != Share::Nothing || self.schedule == Schedule::StreamK) {
             return fail("in_flight", self.in_flight, "it must be 1 where CTAs share operands or tiles");
         }
-        if self.block_m < 64 && self.block_n * self.in_flight * self.stages < 64 - self.block_m {
+        if self.schedule != Schedule::Swapped
+            && self.block_m < 64
+            && self.block_n * self.in_flight * self.stages < 64 - self.block_m
+        {
             return fail("stages", self.stages, "wgmma reads 64 rows from the last stage of A: B must lie behind it");
         }
         if self.store == Store::Tma && self.c.is_some_and(|c| c != self.output) {
@@ -260,6 +300,39 @@ impl KernelConfig {
         }
         if self.shared_bytes() > SHARED_LIMIT {
             return fail("shared memory", self.shared_bytes(), "a CTA has at most 232448 bytes");
+        }
+        Ok(())
+    }
+}
+
+impl KernelConfig {
+    /// What is special to [`Schedule::Swapped`].
+    fn check_swapped(&self) -> Result<(), JitError> {
+        let fail = |field, value, rule| Err(JitError::Config { config: *self, field, value, rule });
+        if ![8, 16, 32, 64].contains(&self.block_n) {
+            return fail("block_n", self.block_n, "with swapped operands it must be 8, 16, 32 or 64");
+        }
+        let columns = 64 / self.block_n * self.block_m;
+        if columns > 256 {
+            return fail("block_m", self.block_m, "64 / block_n times block_m are the columns of wgmma: at most 256");
+        }
+        // Scales and results are read by four; accumulators of all that is under way fit the registers.
+        let fits = if self.block_n == 64 { self.in_flight == 4 } else { self.in_flight * columns <= 256 };
+        if !(1..=16).contains(&self.in_flight) || !self.stage_blocks().is_multiple_of(4) || !fits {
+            let rule =
+                "with swapped operands a stage has a multiple of 4 blocks, at most 256 columns of wgmma in flight";
+            return fail("in_flight", self.in_flight, rule);
+        }
+        let only = [
+            ("scales", self.scales == KernelScales::Block1d2d, "with swapped operands they are 1x128 and 128x128"),
+            ("c", self.c.is_none(), "with swapped operands there is no C"),
+            ("share", self.share == Share::Nothing, "with swapped operands there are no clusters"),
+            ("store", self.store == Store::Direct, "with swapped operands D is stored directly"),
+        ];
+        for (field, holds, rule) in only {
+            if !holds {
+                return fail(field, 0, rule);
+            }
         }
         Ok(())
     }
@@ -308,6 +381,7 @@ impl fmt::Display for KernelName<'_> {
             Schedule::Cooperative => "",
             Schedule::PingPong => "_pp",
             Schedule::StreamK => "_sk",
+            Schedule::Swapped => "_sw",
         })?;
         f.write_str(if config.store == Store::Direct { "_d" } else { "" })?;
         if config.scales == KernelScales::Block1d2d {

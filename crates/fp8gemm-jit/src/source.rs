@@ -18,6 +18,11 @@ impl KernelConfig {
         text.push_str(fp8gemm_kernels::PTX);
         text.push_str(&self.constants());
         text.push_str(&self.wgmma().text());
+        text.push_str(fp8gemm_kernels::ARGUMENTS);
+        if self.schedule == Schedule::Swapped {
+            text.push_str(fp8gemm_kernels::DECODE);
+            return text;
+        }
         text.push_str(fp8gemm_kernels::SCHEDULE);
         text.push_str(fp8gemm_kernels::EPILOGUE);
         text.push_str(fp8gemm_kernels::MAIN_LOOP);
@@ -27,7 +32,9 @@ impl KernelConfig {
 
     /// The one shape of this kernel.
     fn wgmma(&self) -> Wgmma {
-        let Self { a, b, block_n: n, .. } = *self;
+        let Self { a, b, block_m, block_n, .. } = *self;
+        let (n, a, b) =
+            if self.schedule == Schedule::Swapped { (64 / block_n * block_m, b, a) } else { (block_n, a, b) };
         Wgmma { n, a, b, f16: false, a_in_registers: false, negate: [false, false] }
     }
 
@@ -44,7 +51,16 @@ impl KernelConfig {
             Some(OutputType::F32) => "OUTPUT_F32",
             None => "OUTPUT_NONE",
         };
-        let values: [(&str, &dyn core::fmt::Display); 20] = [
+        let swapped: [(&str, &dyn core::fmt::Display); 7] = [
+            ("OUTPUT", &output(Some(self.output))),
+            ("TOKENS", &self.block_m),
+            ("ROWS", &self.block_n),
+            ("STAGES", &self.stages),
+            ("IN_FLIGHT", &self.in_flight),
+            ("MAX_K_BLOCKS", &self.max_k_blocks),
+            ("SHARED_BYTES_EXPECTED", &self.shared_bytes()),
+        ];
+        let all: [(&str, &dyn core::fmt::Display); 20] = [
             ("SCALES", &scales),
             ("CHAIN", &(self.accumulation == Accumulation::Chain)),
             ("OUTPUT", &output(Some(self.output))),
@@ -67,6 +83,7 @@ impl KernelConfig {
             ("SHARED_BYTES_EXPECTED", &self.shared_bytes()),
         ];
         let mut text = String::from("\n// ---- this configuration ----\n\n");
+        let values = if self.schedule == Schedule::Swapped { &swapped[..] } else { &all[..] };
         for (name, value) in values {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "constexpr u32 {name} = {value};");

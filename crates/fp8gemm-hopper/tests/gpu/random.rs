@@ -69,13 +69,14 @@ fn paths(config: &KernelConfig) -> [String; 4] {
 }
 
 /// All that [`paths`] can say.
-const PATHS: [&str; 11] = [
+const PATHS: [&str; 12] = [
     "C: Direct",
     "C: Tma",
     "C: none",
     "schedule: Cooperative",
     "schedule: PingPong",
     "schedule: StreamK",
+    "schedule: Swapped",
     "share: A",
     "share: B",
     "share: Nothing",
@@ -217,8 +218,8 @@ fn trials_take_every_path() {
         }
         println!("{sms} SMs: {taken:?}; {runs} of stream-K with long K; {pairs:?}");
         assert_eq!(taken.keys().collect::<Vec<_>>(), PATHS);
-        // All but stream-K with shared B, which is never chosen.
-        assert_eq!(pairs.len(), 3 * (3 + 2 + 3) - 1, "{pairs:#?}");
+        // All but stream-K with shared B, which is never chosen; swapped operands are of one kind.
+        assert_eq!(pairs.len(), 3 * (3 + 2 + 3) - 1 + 3, "{pairs:#?}");
         assert!(runs >= FAMILIES, "{runs} problems for stream-K");
     }
 }

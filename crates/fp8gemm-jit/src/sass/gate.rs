@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::Summary;
-use crate::config::{KernelConfig, KernelScales, Store};
+use crate::config::{KernelConfig, KernelScales, Schedule, Store};
 
 /// Counts that follow from a configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,14 @@ pub struct Expected {
 ///   instruction in a loop.
 /// - Stores by TMA: the same loop, hence one; a second version where the last atom is a partial one.
 ///   The compiler may write that loop out for each wave.
+/// - Swapped operands (`decode.cu`): four `wgmma` for each 64-row tile of a stage. Weights and tokens are
+///   loaded by stages, or block by block in a loop, each in the first round and later: two calls of one
+///   function that the compiler may write out twice, and turn the loops by one.
 pub fn expected(config: &KernelConfig) -> Expected {
+    if config.schedule == Schedule::Swapped {
+        let qgmma = 4 * config.in_flight;
+        return Expected { main_loops: 1, loop_qgmma: qgmma, qgmma, utmaldg: (4, 16), utmastg: (0, 0) };
+    }
     let several = config.in_flight > 1;
     let loop_qgmma = if several { 4 } else { config.stages * config.waves() * 4 };
     let scales_a = u32::from(config.scales != KernelScales::AtEnd);

@@ -63,7 +63,13 @@ impl Order {
         let stream = u32::from(config.schedule == Schedule::StreamK);
         let cluster = u32::from(config.share.cluster() > 1);
         let several = config.in_flight > 1;
-        let tensor = if several { config.in_flight + 1 } else { config.stages * config.waves() };
+        let tensor = if config.schedule == Schedule::Swapped {
+            config.in_flight
+        } else if several {
+            config.in_flight + 1
+        } else {
+            config.stages * config.waves()
+        };
         [
             ("FENCE.VIEW.ASYNC", self.async_fences, (1 + tma, 1 + tma)),
             ("ACQBULK", self.grid_waits, from(1)),

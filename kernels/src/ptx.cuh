@@ -169,11 +169,14 @@ DEVICE void warpgroup_sync(u32 group) { asm volatile("bar.sync %0, 128;" ::"r"(g
 DEVICE void turn_await(u32 group) { asm volatile("bar.sync %0, 256;" ::"r"(group + 3) : "memory"); }
 DEVICE void turn_pass(u32 group) { asm volatile("bar.arrive %0, 256;" ::"r"(group + 3) : "memory"); }
 
-// A barrier of THREADS threads, of which one warp goes on.
+// Barriers of decode.cu. Of all its threads, of which one warp goes on:
 template <u32 THREADS>
-DEVICE void all_await() { asm volatile("bar.sync 5, %0;" ::"n"(THREADS) : "memory"); }
+DEVICE void all_await() { asm volatile("bar.sync 6, %0;" ::"n"(THREADS) : "memory"); }
 template <u32 THREADS>
-DEVICE void all_pass() { asm volatile("bar.arrive 5, %0;" ::"n"(THREADS) : "memory"); }
+DEVICE void all_pass() { asm volatile("bar.arrive 6, %0;" ::"n"(THREADS) : "memory"); }
+// and of 256 threads, of which half go on.
+DEVICE void results_await(u32 barrier) { asm volatile("bar.sync %0, 256;" ::"r"(barrier) : "memory"); }
+DEVICE void results_pass(u32 barrier) { asm volatile("bar.arrive %0, 256;" ::"r"(barrier) : "memory"); }
 
 DEVICE u32 cluster_rank() {
     u32 rank;
@@ -183,6 +186,17 @@ DEVICE u32 cluster_rank() {
 
 DEVICE void cluster_sync() {
     asm volatile("barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;" ::: "memory");
+}
+
+// The same place in the shared memory of a CTA of the cluster.
+DEVICE u32 remote(u32 address, u32 rank) {
+    u32 there;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+    return there;
+}
+
+DEVICE void store_remote(u32 address, float value) {
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }
 
 DEVICE void grid_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }

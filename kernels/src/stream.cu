@@ -14,12 +14,13 @@ struct StreamArguments {
     u64 a_bytes;
     u8* d;
     u64 d_bytes;
+    u64 policy;  // of loads, for L2, as createpolicy encodes it
 };
 
-DEVICE void bulk_load(u32 to, const u8* from, u32 bytes, u32 barrier) {
+DEVICE void bulk_load(u32 to, const u8* from, u32 bytes, u32 barrier, u64 policy) {
     asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
-        "r"(bytes), "r"(barrier)
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to), "l"(from),
+        "r"(bytes), "r"(barrier), "l"(policy)
         : "memory");
 }
 
@@ -31,7 +32,7 @@ DEVICE void load_piece(const StreamArguments& x, u64 piece, u32 slot, u32 barrie
     const u64 rest = (is_a ? x.a_bytes : x.weights_bytes) - first;
     const u32 bytes = rest < PIECE ? u32(rest) : PIECE;
     barrier_arrive_expect(barrier, bytes);
-    bulk_load(slot, (is_a ? x.a : x.weights) + first, bytes, barrier);
+    bulk_load(slot, (is_a ? x.a : x.weights) + first, bytes, barrier, x.policy);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) fp8gemm_stream(const StreamArguments x) {

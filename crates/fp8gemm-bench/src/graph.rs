@@ -22,7 +22,8 @@ pub(crate) struct Chain {
     pub(crate) launches: usize,
     /// With ordinary launches.
     pub(crate) plain: Option<Times>,
-    /// With launches that overlap the kernel before them, where the subject can do that.
+    /// With launches that overlap the kernel before them, and load weights before its end, where the subject can
+    /// do that.
     pub(crate) overlapped: Option<Times>,
 }
 

@@ -29,6 +29,7 @@ pub(crate) struct StreamArguments {
     a_bytes: u64,
     d: u64,
     d_bytes: u64,
+    policy: u64,
 }
 
 /// `struct ReadArguments` of `read.cu`; all zeros are read.
@@ -50,6 +51,7 @@ impl StreamArguments {
             a_bytes: bytes(&buffers.a),
             d: buffers.d.pointer(),
             d_bytes: bytes(&buffers.d),
+            policy: fp8gemm_hopper::l2_policy(bytes(&buffers.b).into()),
         }
     }
 }

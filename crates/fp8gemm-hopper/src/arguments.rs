@@ -8,6 +8,7 @@ use fp8gemm_jit::{KernelConfig, Schedule, Store, tiles};
 use fp8gemm_problem::Problem;
 
 use crate::HopperError;
+use crate::l2::{EVICT_NORMAL, l2_policy};
 use crate::operands::{DeviceMatrix, Operands};
 use crate::scales::ScaleForm;
 use crate::tensor_map::{Element, Layout, encode};
@@ -43,18 +44,10 @@ pub(crate) struct Arguments {
     policy_b: u64,
 }
 
-/// L2 policies as `createpolicy.fractional` encodes them.
-const EVICT_NORMAL: u64 = 0x1000_0000_0000_0000;
-const EVICT_FIRST: u64 = 0x12F0_0000_0000_0000;
-
-/// Bytes of B from which on it is not kept in L2 where each byte is read once: about half of an H200's L2,
-/// which the next layer's weights would displace anyway. Below, a next call may still find it there.
-const STREAMED: u128 = 24 << 20;
-
 /// B as the kernel reads it: once, or as often as there are rows of tiles.
 fn policy_b(p: &Problem, config: &KernelConfig) -> u64 {
     let once = p.m <= (config.block_m * config.share.along_m()) as usize;
-    if once && p.n as u128 * p.k as u128 > STREAMED { EVICT_FIRST } else { EVICT_NORMAL }
+    if once { l2_policy(p.n as u128 * p.k as u128) } else { EVICT_NORMAL }
 }
 
 // What the kernel reads lies where the compiler of the kernel puts it.
@@ -65,12 +58,12 @@ const _: () = assert!(offset_of!(Arguments, policy_b) == 1000 && size_of::<Argum
 /// CTAs of a launch: one for each SM, or for each tile where there are fewer or operands are swapped; whole
 /// clusters.
 pub(crate) fn grid(problem: &Problem, config: &KernelConfig, sms: u32) -> u32 {
-    let ctas = u64::from(sms / config.share.cluster() * config.share.cluster());
+    let ctas = u64::from(sms / config.cluster() * config.cluster());
     // At most the number of SMs. Runs of stream-K are for all of them.
     match config.schedule {
         Schedule::StreamK => ctas as u32,
         // `check_sizes` has seen that they fit.
-        Schedule::Swapped => tiles(problem, config) as u32,
+        Schedule::Swapped => tiles(problem, config) as u32 * config.cluster(),
         Schedule::Cooperative | Schedule::PingPong => tiles(problem, config).min(ctas) as u32,
     }
 }

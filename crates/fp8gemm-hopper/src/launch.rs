@@ -151,11 +151,7 @@ impl Prepared {
                 id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
                 pad: Default::default(),
                 value: sys::CUlaunchAttributeValue {
-                    clusterDim: sys::CUlaunchAttributeValue_union__bindgen_ty_1 {
-                        x: config.share.cluster(),
-                        y: 1,
-                        z: 1,
-                    },
+                    clusterDim: sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: config.cluster(), y: 1, z: 1 },
                 },
             },
             sys::CUlaunchAttribute {
@@ -165,7 +161,7 @@ impl Prepared {
             },
         ];
         // Those that are wanted lie side by side.
-        let wanted = match (config.share.cluster() > 1, options.overlap_previous) {
+        let wanted = match (config.cluster() > 1, options.overlap_previous) {
             (true, true) => 0..2,
             (true, false) => 0..1,
             (false, true) => 1..2,

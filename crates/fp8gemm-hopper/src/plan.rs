@@ -290,7 +290,7 @@ fn check_config(problem: &Problem, config: &KernelConfig, chosen: &KernelConfig,
         ("accumulation", config.accumulation == chosen.accumulation),
         ("type of D", config.output == chosen.output),
         ("type of C", config.c == chosen.c),
-        ("number of CTAs in a cluster", sms >= config.share.cluster()),
+        ("number of CTAs in a cluster", sms >= config.cluster()),
         ("way of storing D", config.store == Store::Direct || tma_can_store(problem)),
         ("number of tiles for stream-K", config.schedule != Schedule::StreamK || streams(problem, config, sms)),
         ("number of K blocks", config.scales != KernelScales::Block1d2d || blocks <= config.max_k_blocks as usize),
@@ -320,7 +320,7 @@ fn check_sizes(problem: &Problem, config: &KernelConfig) -> Result<(), HopperErr
     for (what, rows) in [("number of output tiles", rows), ("number of tiles in a group", u128::from(config.group))] {
         // One CTA for each tile, of which a launch has fewer than 2^31.
         let most = if config.schedule == Schedule::Swapped { 1 << 31 } else { (1 << 32) - (1 << 16) };
-        if rows * columns >= most {
+        if rows * columns * u128::from(config.accumulation.parts()) >= most {
             return too_large(what, rows * columns, "the kernel counts tiles in 32 bits, one CTA each in 31");
         }
     }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use fp8gemm_problem::{Epilogue, OperandSpec, OperandType, OutputType, Policy, Problem, ScaleLayout};
 
-use crate::config::{Accumulation, KernelConfig, KernelScales, Schedule};
+use crate::config::{KernelConfig, KernelScales, Schedule};
 use crate::elementwise::ElementwiseKernel;
 use crate::source::KERNEL;
 use crate::{BASE_OPTIONS, Unit, choose};
@@ -91,7 +91,8 @@ pub fn entries() -> Vec<Entry> {
 }
 
 /// Every kernel that [`choose`] considers for some problem and some GPU, each once: all types of A, B,
-/// C and D, scales, policies, tiles, and the classes into which K falls.
+/// C and D, scales, tiles, the policies `promote128` and `chain`, and the classes into which K falls. (Kernels for
+/// `split<p>` are compiled when they are asked for: four times those with swapped operands.)
 ///
 /// ```
 /// use fp8gemm_jit::{catalog, choose};
@@ -206,11 +207,10 @@ fn axes(config: &KernelConfig) -> Vec<String> {
         group: _,
         max_k_blocks: _,
     } = *config;
-    let chain = accumulation == Accumulation::Chain;
     vec![
         a.to_string(),
         b.to_string(),
-        format!("{scales} {chain}"),
+        format!("{scales} {accumulation:?}"),
         output.to_string(),
         format!("{c:?}"),
         format!("{block_m}x{block_n}"),

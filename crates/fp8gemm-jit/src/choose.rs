@@ -203,7 +203,9 @@ pub fn choose(problem: &Problem, sms: u32) -> Result<Choice, JitError> {
     let accumulation = match problem.policy {
         Policy::PROMOTE_128 => Accumulation::Promote128,
         Policy::Chain => Accumulation::Chain,
-        _ => return Err(unsupported("the kernels know the policies promote128 and chain")),
+        Policy::Split { parts: 1 } => Accumulation::Promote128,
+        Policy::Split { parts: parts @ (2 | 4 | 8) } => Accumulation::Split { parts },
+        _ => return Err(unsupported("the kernels know the policies promote128, chain, split2, split4 and split8")),
     };
     let filled = |scales| {
         let configs =
@@ -215,6 +217,9 @@ pub fn choose(problem: &Problem, sms: u32) -> Result<Choice, JitError> {
     // with their block, with the same bits.
     if candidates.is_empty() && scales == KernelScales::Block1d2d {
         candidates = filled(KernelScales::Block1d1d);
+    }
+    if candidates.is_empty() && accumulation.parts() > 1 {
+        return Err(unsupported("kernels with K split are for 1x128 and 128x128 scales, up to 32 rows and no C"));
     }
     if candidates.is_empty() {
         return Err(unsupported("K is too large"));
@@ -256,6 +261,9 @@ fn config(
     let k_blocks = u32::try_from(problem.k.div_ceil(128)).ok()?;
     if schedule == Schedule::Swapped {
         return swapped_config(problem, scales, accumulation, shape, sms);
+    }
+    if accumulation.parts() > 1 {
+        return None;
     }
     let narrow = block_m <= 64;
     let promotes = accumulation == Accumulation::Promote128;
@@ -348,7 +356,7 @@ fn swapped_config(
     let least = if block_m > 8 { block_m / 2 } else { 0 };
     let rows = problem.m > least as usize && problem.m <= block_m as usize;
     let reads_c = problem.c.is_some() && problem.epilogue.reads_c();
-    if !rows || reads_c || scales != KernelScales::Block1d2d || accumulation != Accumulation::Promote128 {
+    if !rows || reads_c || scales != KernelScales::Block1d2d || accumulation == Accumulation::Chain {
         return None;
     }
     let most = KernelConfig {
@@ -377,7 +385,8 @@ fn swapped_config(
         // A few depths, so that there are few kernels.
         [8, 6, 4, 3, 2, 1].into_iter().filter(|stages| *stages <= needed).find(fits)
     };
-    let together = tiles(problem, &most).div_ceil(u64::from(sms)).clamp(1, 4) as u32;
+    let ctas = tiles(problem, &most).saturating_mul(u64::from(most.cluster()));
+    let together = ctas.div_ceil(u64::from(sms)).clamp(1, 4) as u32;
     let half = deepest(2).filter(|stages| together == 1 && *stages >= needed.min(3));
     let stages = half.or_else(|| deepest(together))?;
     Some(KernelConfig { stages, ..most }).filter(|config| config.check().is_ok())
@@ -407,10 +416,11 @@ pub(crate) fn estimate(problem: &Problem, config: KernelConfig, sms: u32) -> Est
     let (m, n, k) = (problem.m as f64, problem.n as f64, problem.k as f64);
     let (block_m, block_n) = (f64::from(config.block_m), f64::from(config.block_n));
     let tiles = tiles(problem, &config);
-    let cluster = config.share.cluster();
+    let parts = config.accumulation.parts();
+    let cluster = config.cluster();
     let sms = u64::from(sms / cluster * cluster).max(1);
     let waves = tiles.div_ceil(sms);
-    let full = tiles as f64 / sms as f64;
+    let full = (tiles.saturating_mul(u64::from(parts))) as f64 / sms as f64;
     let column_scales = config.scales == KernelScales::Block1d1d;
     let size = problem.d.size() as f64;
     let exposed = match (config.block_m, config.block_n) {
@@ -447,7 +457,7 @@ pub(crate) fn estimate(problem: &Problem, config: KernelConfig, sms: u32) -> Est
     let store_rate = if config.store == Store::Direct { 18.0 } else { 24.0 };
     let start = if config.schedule == Schedule::Swapped { 400.0 / full.max(1.0) } else { start };
     let store = start + block_m * block_n * size * c / store_rate;
-    let tile = (problem.k.div_ceil(128) as f64) * tensor.max(l2) * pairing + store;
+    let tile = (problem.k.div_ceil(128).div_ceil(parts as usize) as f64) * tensor.max(l2) * pairing + store;
     let (rounds, handover) = match config.schedule {
         // Accumulators go out and in again.
         Schedule::StreamK => (full + 0.06, 2.0 * block_m * block_n * 4.0 / 40.0),
@@ -459,7 +469,11 @@ pub(crate) fn estimate(problem: &Problem, config: KernelConfig, sms: u32) -> Est
     let read_c = if config.c.is_some() { problem.c.map_or(0, OutputType::size) as f64 } else { 0.0 };
     let bytes = m * k + n * k + (size + read_c) * m * n;
     let clock = if config.schedule == Schedule::Swapped { IDLE_CLOCK } else { CLOCK };
-    let memory = if config.schedule == Schedule::Swapped { HBM.min(tiles.min(sms) as f64 * HBM_TO_SM) } else { HBM };
+    let memory = if config.schedule == Schedule::Swapped {
+        HBM.min((full * sms as f64).min(sms as f64) * HBM_TO_SM)
+    } else {
+        HBM
+    };
     Estimate { config, tiles, waves, compute_us: cycles / clock * 1e6, memory_us: bytes / memory * 1e6 }
 }
 
@@ -538,6 +552,8 @@ mod tests {
         for text in [
             "1x1x1 a=e4m3:row b=e4m3:row d=f32 policy=promote64",
             "1x1x1 a=e4m3:1x128 b=e4m3:1x128 d=f32 policy=cutlass128",
+            "1x1x1 a=e4m3:1x128 b=e4m3:128x128 d=f32 policy=split3",
+            "33x1x1 a=e4m3:1x128 b=e4m3:128x128 d=f32 policy=split2",
             "1x1x64 a=e4m3:1x32 b=e4m3:1x32 d=f32 policy=promote32",
             "0x1x1 a=e4m3:row b=e4m3:row d=f32",
         ] {

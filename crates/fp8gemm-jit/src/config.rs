@@ -30,6 +30,22 @@ pub enum Accumulation {
     Promote128,
     /// One tensor-core chain over all of K; only with [`KernelScales::AtEnd`].
     Chain,
+    /// Policy `split<p>`: [`Promote128`](Self::Promote128) on ranges of K, by the CTAs of a cluster, whose sums
+    /// are added in order; only with [`Schedule::Swapped`].
+    Split {
+        /// Ranges: 2, 4 or 8.
+        parts: u32,
+    },
+}
+
+impl Accumulation {
+    /// Ranges of K that are summed on their own.
+    pub const fn parts(self) -> u32 {
+        match self {
+            Self::Split { parts } => parts,
+            Self::Promote128 | Self::Chain => 1,
+        }
+    }
 }
 
 /// Which operand the two CTAs of a cluster share by TMA multicast: each loads one half of it for
@@ -144,6 +160,11 @@ impl KernelConfig {
         if self.block_m <= 64 && !matches!(self.schedule, Schedule::PingPong) { 1 } else { 2 }
     }
 
+    /// CTAs of a cluster: those that share an operand, or K.
+    pub const fn cluster(&self) -> u32 {
+        self.share.cluster() * self.accumulation.parts()
+    }
+
     /// This configuration with the least of what is only given at launch: two that agree in it run the
     /// same compiled kernel.
     pub const fn compiled(&self) -> Self {
@@ -219,11 +240,11 @@ impl KernelConfig {
     fn swapped_shared_bytes(&self) -> u32 {
         let [tokens, rows, stages] = [self.block_m, self.block_n, self.stages].map(u64::from);
         let blocks = u64::from(self.in_flight) * (64 / rows.max(1));
-        let barriers = |count: u64| 2 * 8 * count;
-        let stages = stages * (blocks * (rows + tokens) * u64::from(BLOCK_K) + barriers(1));
-        let results = if rows < 64 { 2 * blocks * rows * tokens * 4 + barriers(2) } else { 0 };
+        let stages = stages * (blocks * (rows + tokens) * u64::from(BLOCK_K) + 2 * 8);
+        let results = if rows < 64 { 2 * blocks * rows * tokens * 4 } else { 0 };
         let scales = (tokens + 1) * u64::from(self.max_k_blocks).div_ceil(4) * 16;
-        u32::try_from(stages + results + scales + 1024).unwrap_or(u32::MAX)
+        let sums = u64::from(self.accumulation.parts().saturating_sub(1)) * (rows * tokens).div_ceil(128) * 512;
+        u32::try_from(stages + results + scales + sums + 1024).unwrap_or(u32::MAX)
     }
 
     /// Bytes of device memory that a launch of `ctas` CTAs works with besides its operands: 0 but for
@@ -295,6 +316,9 @@ impl KernelConfig {
         if self.scales == KernelScales::Block1d2d && !(1..=1 << 16).contains(&self.max_k_blocks) {
             return fail("max_k_blocks", self.max_k_blocks, "it must be 1 to 65536");
         }
+        if self.accumulation.parts() != 1 && self.schedule != Schedule::Swapped {
+            return fail("accumulation", self.accumulation.parts(), "K is split only with swapped operands");
+        }
         if self.accumulation == Accumulation::Chain && self.scales != KernelScales::AtEnd {
             return fail("accumulation", 0, "block scales need promotion every 128 of K");
         }
@@ -323,7 +347,9 @@ impl KernelConfig {
                 "with swapped operands a stage has a multiple of 4 blocks, at most 256 columns of wgmma in flight";
             return fail("in_flight", self.in_flight, rule);
         }
+        let splits = matches!(self.accumulation, Accumulation::Promote128 | Accumulation::Split { parts: 2 | 4 | 8 });
         let only = [
+            ("accumulation", splits, "with swapped operands it is promote128, or split in 2, 4 or 8"),
             ("scales", self.scales == KernelScales::Block1d2d, "with swapped operands they are 1x128 and 128x128"),
             ("c", self.c.is_none(), "with swapped operands there is no C"),
             ("share", self.share == Share::Nothing, "with swapped operands there are no clusters"),
@@ -361,8 +387,10 @@ impl fmt::Display for KernelName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let config = self.0;
         write!(f, "{}_{}_{}", config.a, config.b, config.scales)?;
-        if config.accumulation == Accumulation::Chain {
-            write!(f, "_chain")?;
+        match config.accumulation {
+            Accumulation::Promote128 => {}
+            Accumulation::Chain => write!(f, "_chain")?,
+            Accumulation::Split { parts } => write!(f, "_split{parts}")?,
         }
         write!(f, "_{}", config.output)?;
         if let Some(c) = config.c {

@@ -51,13 +51,14 @@ impl KernelConfig {
             Some(OutputType::F32) => "OUTPUT_F32",
             None => "OUTPUT_NONE",
         };
-        let swapped: [(&str, &dyn core::fmt::Display); 7] = [
+        let swapped: [(&str, &dyn core::fmt::Display); 8] = [
             ("OUTPUT", &output(Some(self.output))),
             ("TOKENS", &self.block_m),
             ("ROWS", &self.block_n),
             ("STAGES", &self.stages),
             ("IN_FLIGHT", &self.in_flight),
             ("MAX_K_BLOCKS", &self.max_k_blocks),
+            ("SPLIT", &self.accumulation.parts()),
             ("SHARED_BYTES_EXPECTED", &self.shared_bytes()),
         ];
         let all: [(&str, &dyn core::fmt::Display); 20] = [

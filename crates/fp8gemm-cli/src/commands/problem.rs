@@ -35,7 +35,7 @@ pub(crate) struct ProblemArgs {
     /// There is a C of this type
     #[arg(long, value_name = "TYPE")]
     c: Option<OutputType>,
-    /// How products are accumulated: promote128 or chain [default: promote128]
+    /// How products are accumulated: promote128, chain, or split2, split4 and split8 for few rows [default: promote128]
     #[arg(long)]
     policy: Option<Policy>,
     /// Factor of C [default: 1 where there is a C, else 0]

@@ -70,7 +70,7 @@ fn batch_invariance() {
         let problem: Problem = format!("2000x800x1000 {scales} d=f32").parse().unwrap();
         let case = Case::random(problem, &mut rng);
         let full = run(&gpu, &compiler, &case);
-        for count in [1, 3, 100, 257, 1999] {
+        for count in [1, 3, 8, 9, 16, 17, 33, 100, 128, 256, 1999] {
             let rows: Vec<usize> = (0..count).map(|_| rng.random_range(0..problem.m)).collect();
             let few = case.rows(&rows);
             for candidate in choose(&few.problem, gpu.sms()).unwrap().candidates {

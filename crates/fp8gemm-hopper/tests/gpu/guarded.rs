@@ -154,7 +154,7 @@ pub(crate) fn check(plan: &Plan, case: &Case, twin: &Matrix, stream: &Arc<CudaSt
 
     for overlap in [false, true] {
         d.reset(stream);
-        let options = LaunchOptions::default().overlapping_previous(overlap);
+        let options = LaunchOptions::default().overlapping_previous(overlap).constant_weights(overlap);
         // SAFETY: all matrices lie inside allocations that live until this function returns, and
         // the copy below waits for the launch.
         unsafe { prepared.launch_with(stream, options) }.unwrap_or_else(|error| panic!("{what}: {error}"));

@@ -4,6 +4,7 @@
 //! | module | what is tried |
 //! |---|---|
 //! | `random` | every configuration on random problems with adversarial data, between guard bands |
+//! | `decode` | few rows of A: swapped operands, K split over a cluster, weights loaded early |
 //! | `edges` | shapes at the edges of the rules, batch invariance, recordings of other libraries |
 //! | `launches` | slices, graphs, dependent launch, threads, several GPUs, shared kernels |
 //! | `stream_k` | workspaces: in replayed graphs, in chains of dependent launches, on slices |
@@ -19,6 +20,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod data;
+mod decode;
 mod device;
 mod edges;
 mod errors;

@@ -61,7 +61,7 @@ impl Order {
     pub(super) fn held_against(&self, config: &KernelConfig) -> [(&'static str, u32, (u32, u32)); 9] {
         let tma = u32::from(config.store == Store::Tma);
         let stream = u32::from(config.schedule == Schedule::StreamK);
-        let cluster = u32::from(config.share.cluster() > 1);
+        let cluster = u32::from(config.cluster() > 1);
         let several = config.in_flight > 1;
         let tensor = if config.schedule == Schedule::Swapped {
             config.in_flight

@@ -81,7 +81,7 @@ impl From<&KernelConfig> for Resources {
             rows: config.block_m,
             columns: config.block_n,
             stages: config.stages,
-            cluster: config.share.cluster(),
+            cluster: config.cluster(),
             threads: config.threads(),
             registers: config.registers(),
             shared_bytes: config.shared_bytes(),

@@ -62,5 +62,5 @@ pub use report::{Entry, Machine, Row, Sustained, floor_mean, geometric_means, wr
 pub use session::{Options, Session};
 pub use shapes::{DEEPGEMM, List, RULER, Shape, parse as parse_shapes};
 pub use stats::{Times, geometric_mean};
-pub use tune::{Measure, Outcome, tune};
+pub use tune::{Measure, Outcome, Variant, tune};
 pub use tune_gpu::{Compile, GpuMeasure};

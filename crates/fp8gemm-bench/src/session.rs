@@ -7,7 +7,7 @@ use cudarc::driver::CudaStream;
 use fp8gemm_hopper::{Gpu, HopperError, Plan, PlanOptions};
 use fp8gemm_jit::sass::Interleave;
 use fp8gemm_jit::tuning::Device;
-use fp8gemm_jit::{Compiler, JitError, KernelConfig, MemoryKernel};
+use fp8gemm_jit::{Compiler, KernelConfig, MemoryKernel};
 use fp8gemm_problem::Problem;
 use fp8gemm_problem::ScaleLayout::{Block1x128, Block128x128, Tensor};
 
@@ -264,7 +264,7 @@ impl Session {
         for interleave in Interleave::ALL.into_iter().skip(1).filter(asked) {
             let name = ours_with(interleave);
             let plan = match Plan::with_interleave(&self.gpu, &self.compiler, problem, config, interleave) {
-                Err(HopperError::Jit(error @ (JitError::NoFfmaRun { .. } | JitError::UnknownFfma { .. }))) => {
+                Err(HopperError::Jit(error)) if error.refuses_interleave() => {
                     refused.insert(name.to_owned(), error.to_string());
                     continue;
                 }
@@ -346,7 +346,12 @@ impl Session {
     fn plan(&self, problem: &Problem) -> Result<Plan, BenchError> {
         let Some(text) = &self.options.configuration else {
             let options = PlanOptions::default().workspace(true);
-            return Ok(Plan::with_options(&self.gpu, &self.compiler, problem, options)?);
+            let plan = Plan::with_options(&self.gpu, &self.compiler, problem, options)?;
+            if self.options.interleave.is_empty() {
+                return Ok(plan);
+            }
+            // Patterns are held against what the compiler made, not against the one that a table names.
+            return Ok(Plan::with_config(&self.gpu, &self.compiler, problem, plan.config())?);
         };
         let config = configuration::find(text, problem, self.gpu.sms())?;
         Ok(Plan::with_config(&self.gpu, &self.compiler, problem, config)?)

@@ -80,6 +80,11 @@ pub(crate) fn stride_of_d(problem: &Problem) -> usize {
     problem.n.next_multiple_of(16 / problem.d.size())
 }
 
+/// The configuration of our kernel, and what was changed in it.
+fn detail(plan: &Plan) -> String {
+    format!("{}{}", plan.config(), plan.interleave().suffix())
+}
+
 impl<'a> Subject<'a> {
     /// Our kernel on these operands.
     pub(crate) fn ours(
@@ -88,7 +93,7 @@ impl<'a> Subject<'a> {
         [a, b]: [&Operand; 2],
         d: Arc<Buffer>,
     ) -> Result<Self, BenchError> {
-        let detail = plan.config().to_string();
+        let detail = detail(&plan);
         let (scales_a, stride_scale_a) = arrange(plan.scale_form(Side::A), &a.scaled.view());
         let (scales_b, stride_scale_b) = arrange(plan.scale_form(Side::B), &b.scaled.view());
         let buffers = Buffers {
@@ -106,7 +111,7 @@ impl<'a> Subject<'a> {
 
     /// Our kernel in another form of the same configuration, on the same operands and its own D.
     pub(crate) fn variant(&self, name: &'static str, plan: Plan, d: Arc<Buffer>) -> Result<Self, BenchError> {
-        let detail = format!("{}{}", plan.config(), plan.interleave().suffix());
+        let detail = detail(&plan);
         let mut maker = self.maker.clone();
         if let Maker::Ours { plan: own, .. } = &mut maker {
             *own = plan;
@@ -127,7 +132,7 @@ impl<'a> Subject<'a> {
             stride_scale_a: *stride_scale_a,
             stride_scale_b: *stride_scale_b,
         };
-        let like = Self { name: self.name, detail: plan.config().to_string(), maker, sets: Vec::new() };
+        let like = Self { name: self.name, detail: detail(plan), maker, sets: Vec::new() };
         like.with_sets(vec![self.buffers().clone()]).map(Some)
     }
 

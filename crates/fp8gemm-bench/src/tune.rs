@@ -1,12 +1,14 @@
 //! Finds the fastest configuration of a problem by measuring. What is measured is behind a trait; what is
 //! tried, and who wins, is decided here.
 //!
-//! Two rounds: the cost model's candidates; then the model's choice and the best three of them beside
-//! the neighbours of those (a stage more or less, half or twice the raster group). All times of a round are
-//! taken in turns, so that they can be compared; the winner is the second round's. Bits of every
-//! candidate are compared with the twin before it is timed.
+//! Three rounds: the cost model's candidates; then the model's choice and the best three of them beside
+//! the neighbours of those (a stage more or less, half or twice the raster group). The winner is the second
+//! round's. In a third it is timed with every pattern that its promotion takes, beside itself as compiled and
+//! the model's choice; a pattern is kept if it is faster than a tie. All times of a round are taken in turns,
+//! so that they can be compared. Bits of every kernel are compared with the twin before it is timed.
 
 use fp8gemm_jit::KernelConfig;
+use fp8gemm_jit::sass::Interleave;
 use fp8gemm_jit::tuning::{Timed, Tuned, first_candidates, neighbours};
 use fp8gemm_problem::Problem;
 
@@ -19,6 +21,9 @@ const BEST: usize = 3;
 /// Configurations that a table keeps.
 const KEPT: usize = 8;
 
+/// A kernel that can be timed: a configuration, and what is changed in what the compiler makes of it.
+pub type Variant = (KernelConfig, Interleave);
+
 /// What tuning needs of a machine.
 pub trait Measure {
     /// Compiles. For each configuration why it has no kernel that may be run, if so.
@@ -27,17 +32,23 @@ pub trait Measure {
     /// Where nothing can be compiled at all.
     fn compile(&mut self, problem: &Problem, configs: &[KernelConfig]) -> Result<Vec<Option<String>>, BenchError>;
 
+    /// Patterns that make another kernel of a compiled configuration; none where its promotion takes none.
+    ///
+    /// # Errors
+    /// Where its kernel is not to be had.
+    fn patterns(&mut self, config: &KernelConfig) -> Result<Vec<Interleave>, BenchError>;
+
     /// Compares rows of D with the twin, every bit.
     ///
     /// # Errors
     /// [`BenchError::WrongBits`] where they differ; others where the GPU cannot go on.
-    fn check(&mut self, problem: &Problem, config: &KernelConfig) -> Result<(), BenchError>;
+    fn check(&mut self, problem: &Problem, variant: Variant) -> Result<(), BenchError>;
 
     /// Median microseconds of each, after a flush of the L2 cache and with it warm.
     ///
     /// # Errors
     /// Those of the launches.
-    fn time(&mut self, problem: &Problem, configs: &[KernelConfig]) -> Result<Vec<(f64, f64)>, BenchError>;
+    fn time(&mut self, problem: &Problem, variants: &[Variant]) -> Result<Vec<(f64, f64)>, BenchError>;
 }
 
 /// What became of one problem.
@@ -47,14 +58,15 @@ pub struct Outcome {
     pub tuned: Option<Tuned>,
     /// Configurations that do not compile as they must, and why: expected of some.
     pub rejected: Vec<(String, String)>,
-    /// Configurations whose bits are not the twin's, and where. Never expected.
+    /// Kernels whose bits are not the twin's (a pattern behind the configuration), and where. Never expected.
     pub wrong: Vec<(String, String)>,
 }
 
-/// A candidate that was timed.
+/// A kernel that was timed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Time {
     config: KernelConfig,
+    pattern: Interleave,
     cold: f64,
     warm: f64,
 }
@@ -75,7 +87,7 @@ pub fn tune(
     let Some(sound) = sound(measure, problem, &first, &mut outcome, go_on)? else { return Ok(None) };
     // What a plan without a table takes: the first that the compiler does not spoil.
     let Some(model) = sound.first().copied() else { return Ok(Some(outcome)) };
-    let mut before = timed(measure, problem, &sound)?;
+    let mut before = timed(measure, problem, &as_compiled(&sound))?;
     before.sort_by(|one, other| one.cold.total_cmp(&other.cold));
 
     let mut again = vec![model];
@@ -92,14 +104,19 @@ pub fn tune(
     if !go_on() {
         return Ok(None);
     }
-    let mut times = timed(measure, problem, &again)?;
+    let mut times = timed(measure, problem, &as_compiled(&again))?;
     // `again` begins with it.
-    let of_model = times[0];
+    let mut of_model = times[0];
     times.sort_by(|one, other| one.cold.total_cmp(&other.cold));
-    let winner = winner(&times, &model);
-    times.retain(|time| time.config != winner.config);
+    let mut best = vec![winner(&times, &(model, Interleave::AsCompiled))];
+    times.retain(|time| time.config != best[0].config);
+    let plain = [best[0].config, model];
+    let Some(third) = patterned(measure, problem, plain, &mut outcome, go_on)? else { return Ok(None) };
+    if let [fastest, compiled, model] = third[..] {
+        (best, of_model) = (vec![fastest, compiled], model);
+    }
     let others = before.into_iter().filter(|time| !again.contains(&time.config));
-    let order = std::iter::once(winner).chain(times).chain(others);
+    let order = best.into_iter().chain(times).chain(others);
     outcome.tuned = Some(Tuned {
         problem: *problem,
         date: date.to_owned(),
@@ -130,27 +147,83 @@ fn sound(
         if !go_on() {
             return Ok(None);
         }
-        match measure.check(problem, config) {
-            Ok(()) => sound.push(*config),
-            Err(error @ BenchError::WrongBits { .. }) => outcome.wrong.push((config.to_string(), error.to_string())),
-            Err(error) => return Err(error),
+        if right(measure, problem, (*config, Interleave::AsCompiled), outcome)? {
+            sound.push(*config);
         }
     }
     // Workers that Ctrl-C has ended leave reasons that are none.
     Ok(go_on().then_some(sound))
 }
 
-fn timed(measure: &mut dyn Measure, problem: &Problem, configs: &[KernelConfig]) -> Result<Vec<Time>, BenchError> {
-    let times = measure.time(problem, configs)?;
-    Ok(configs.iter().zip(times).map(|(config, (cold, warm))| Time { config: *config, cold, warm }).collect())
+/// Whether a kernel gives the twin's bits.
+fn right(
+    measure: &mut dyn Measure,
+    problem: &Problem,
+    variant: Variant,
+    outcome: &mut Outcome,
+) -> Result<bool, BenchError> {
+    match measure.check(problem, variant) {
+        Ok(()) => Ok(true),
+        Err(error @ BenchError::WrongBits { .. }) => {
+            outcome.wrong.push((format!("{}{}", variant.0, variant.1.suffix()), error.to_string()));
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
-/// Of times in order, not none: the least cold median. Of those within a hundredth of it the model's choice,
-/// if it is among them; else the least warm median.
-fn winner(times: &[Time], model: &KernelConfig) -> Time {
+/// The third round, of the second's winner and the model's choice: the winner with the fastest of its patterns,
+/// the winner as compiled, the model's choice; nothing where no pattern is faster than a tie. `None` if
+/// interrupted.
+fn patterned(
+    measure: &mut dyn Measure,
+    problem: &Problem,
+    plain: [KernelConfig; 2],
+    outcome: &mut Outcome,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Option<Vec<Time>>, BenchError> {
+    let mut variants = as_compiled(&plain);
+    variants.dedup();
+    let (compiled, unchanged) = (variants[0], variants.len());
+    for pattern in measure.patterns(&compiled.0)? {
+        if !go_on() {
+            return Ok(None);
+        }
+        if right(measure, problem, (compiled.0, pattern), outcome)? {
+            variants.push((compiled.0, pattern));
+        }
+    }
+    if variants.len() == unchanged {
+        return Ok(Some(Vec::new()));
+    }
+    if !go_on() {
+        return Ok(None);
+    }
+    let mut times = timed(measure, problem, &variants)?;
+    let (of_compiled, of_model) = (times[0], times[unchanged - 1]);
+    times.sort_by(|one, other| one.cold.total_cmp(&other.cold));
+    let fastest = winner(&times, &compiled);
+    let gains = fastest.pattern != Interleave::AsCompiled;
+    Ok(Some(if gains { vec![fastest, of_compiled, of_model] } else { Vec::new() }))
+}
+
+fn as_compiled(configs: &[KernelConfig]) -> Vec<Variant> {
+    configs.iter().map(|config| (*config, Interleave::AsCompiled)).collect()
+}
+
+fn timed(measure: &mut dyn Measure, problem: &Problem, variants: &[Variant]) -> Result<Vec<Time>, BenchError> {
+    let times = measure.time(problem, variants)?;
+    let time =
+        |((config, pattern), (cold, warm)): (&Variant, _)| Time { config: *config, pattern: *pattern, cold, warm };
+    Ok(variants.iter().zip(times).map(time).collect())
+}
+
+/// Of times in order, not none: the least cold median. Of those within a hundredth of it the `first` choice
+/// (the model's; as compiled), if it is among them; else the least warm median.
+fn winner(times: &[Time], first: &Variant) -> Time {
     let tied = || times.iter().filter(|time| time.cold <= times[0].cold * (1.0 + TIE));
     let warmest = || tied().min_by(|one, other| one.warm.total_cmp(&other.warm));
-    *tied().find(|time| time.config == *model).or_else(warmest).unwrap_or(&times[0])
+    *tied().find(|time| (time.config, time.pattern) == *first).or_else(warmest).unwrap_or(&times[0])
 }
 
 /// The first few, and the first that needs no workspace: a plan may have to do without.
@@ -166,7 +239,13 @@ fn kept(order: impl Iterator<Item = Time>) -> Vec<Time> {
 }
 
 fn entry(time: &Time) -> Timed {
-    Timed { configuration: time.config.to_string(), cold_us: time.cold, warm_us: time.warm }
+    let interleave = Some(time.pattern).filter(|pattern| *pattern != Interleave::AsCompiled);
+    Timed {
+        configuration: time.config.to_string(),
+        interleave: interleave.map(|pattern| pattern.name().to_owned()),
+        cold_us: time.cold,
+        warm_us: time.warm,
+    }
 }
 
 #[cfg(test)]

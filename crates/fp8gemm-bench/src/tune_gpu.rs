@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use fp8gemm_hopper::Plan;
+use fp8gemm_hopper::{HopperError, Plan};
 use fp8gemm_jit::KernelConfig;
+use fp8gemm_jit::catalog::Entry;
+use fp8gemm_jit::sass::Interleave;
 use fp8gemm_problem::Problem;
 
 use crate::check::Expected;
@@ -13,7 +15,7 @@ use crate::memory::Buffer;
 use crate::nvml::Readings;
 use crate::stats::Times;
 use crate::subject::{Subject, empty_d, stride_of_d};
-use crate::tune::Measure;
+use crate::tune::{Measure, Variant};
 use crate::{BenchError, Session};
 
 /// Compiles configurations of a problem into the session's cache; for each, why not.
@@ -65,10 +67,10 @@ impl<'a> GpuMeasure<'a> {
         Ok(self.current.insert(fresh))
     }
 
-    /// A configuration bound to the problem's buffers.
-    fn subject(&mut self, problem: &Problem, config: &KernelConfig) -> Result<Subject<'static>, BenchError> {
+    /// A kernel bound to the problem's buffers.
+    fn subject(&mut self, problem: &Problem, (config, pattern): Variant) -> Result<Subject<'static>, BenchError> {
         let session = self.session;
-        let plan = Plan::with_config(&session.gpu, &session.compiler, problem, *config)?;
+        let plan = Plan::with_interleave(&session.gpu, &session.compiler, problem, config, pattern)?;
         let current = self.current(problem)?;
         if let Some(first) = &current.first
             && let Some(subject) = first.with_plan(&session.stream, &plan)?
@@ -87,8 +89,14 @@ impl Measure for GpuMeasure<'_> {
         (self.compile)(problem, configs)
     }
 
-    fn check(&mut self, problem: &Problem, config: &KernelConfig) -> Result<(), BenchError> {
-        let subject = self.subject(problem, config)?;
+    fn patterns(&mut self, config: &KernelConfig) -> Result<Vec<Interleave>, BenchError> {
+        let entry = Entry::Gemm(*config);
+        let (source, name) = (entry.source(), entry.to_string());
+        Ok(self.session.compiler.patterns(&entry.unit(&source, &name)).map_err(HopperError::Jit)?)
+    }
+
+    fn check(&mut self, problem: &Problem, variant: Variant) -> Result<(), BenchError> {
+        let subject = self.subject(problem, variant)?;
         let stream = &self.session.stream;
         let current = self.current(problem)?;
         // What the candidate before wrote must not pass for this one's.
@@ -104,8 +112,8 @@ impl Measure for GpuMeasure<'_> {
         Ok(())
     }
 
-    fn time(&mut self, problem: &Problem, configs: &[KernelConfig]) -> Result<Vec<(f64, f64)>, BenchError> {
-        let subjects = configs.iter().map(|config| self.subject(problem, config)).collect::<Result<Vec<_>, _>>()?;
+    fn time(&mut self, problem: &Problem, variants: &[Variant]) -> Result<Vec<(f64, f64)>, BenchError> {
+        let subjects = variants.iter().map(|variant| self.subject(problem, *variant)).collect::<Result<Vec<_>, _>>()?;
         let subjects: Vec<_> = subjects.iter().collect();
         let Session { stream, timer, flush, monitor, options, .. } = self.session;
         let flush = flush.as_ref().ok_or(BenchError::Option {

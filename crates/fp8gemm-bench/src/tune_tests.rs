@@ -1,5 +1,5 @@
-//! Tuning on a machine that is made up: any time for any configuration, bits that are wrong, kernels that do
-//! not compile.
+//! Tuning on a machine that is made up: any time for any kernel, bits that are wrong, kernels that do not
+//! compile.
 
 use std::cell::Cell;
 
@@ -10,18 +10,23 @@ use super::*;
 
 const DATE: &str = "2026-11-29T13:00:00Z";
 
-/// Times by configuration; what it was asked for is noted.
+/// Times by configuration, and of patterns as a factor; what it was asked for is noted.
 struct MadeUp<F> {
     cold: F,
+    /// Patterns that all kernels take, and their times' ratio to those as compiled.
+    patterns: Vec<(Interleave, f64)>,
     spoilt: Vec<KernelConfig>,
     wrong: Vec<KernelConfig>,
-    checked: Vec<KernelConfig>,
-    rounds: Vec<Vec<KernelConfig>>,
+    wrong_pattern: Option<Interleave>,
+    checked: Vec<Variant>,
+    rounds: Vec<Vec<Variant>>,
 }
 
 impl<F: Fn(&KernelConfig) -> f64> MadeUp<F> {
     fn new(cold: F) -> Self {
-        Self { cold, spoilt: Vec::new(), wrong: Vec::new(), checked: Vec::new(), rounds: Vec::new() }
+        let (patterns, wrong_pattern) = (Vec::new(), None);
+        let [spoilt, wrong] = [Vec::new(), Vec::new()];
+        Self { cold, patterns, spoilt, wrong, wrong_pattern, checked: Vec::new(), rounds: Vec::new() }
     }
 
     fn tune(&mut self, problem: &Problem) -> Outcome {
@@ -34,9 +39,14 @@ impl<F: Fn(&KernelConfig) -> f64> Measure for MadeUp<F> {
         Ok(configs.iter().map(|config| self.spoilt.contains(config).then(|| "spills".to_owned())).collect())
     }
 
-    fn check(&mut self, problem: &Problem, config: &KernelConfig) -> Result<(), BenchError> {
-        self.checked.push(*config);
-        if !self.wrong.contains(config) {
+    fn patterns(&mut self, _: &KernelConfig) -> Result<Vec<Interleave>, BenchError> {
+        Ok(self.patterns.iter().map(|(pattern, _)| *pattern).collect())
+    }
+
+    fn check(&mut self, problem: &Problem, variant: Variant) -> Result<(), BenchError> {
+        self.checked.push(variant);
+        let (config, pattern) = variant;
+        if !self.wrong.contains(&config) && self.wrong_pattern != Some(pattern) {
             return Ok(());
         }
         Err(BenchError::WrongBits {
@@ -51,10 +61,12 @@ impl<F: Fn(&KernelConfig) -> f64> Measure for MadeUp<F> {
         })
     }
 
-    fn time(&mut self, _: &Problem, configs: &[KernelConfig]) -> Result<Vec<(f64, f64)>, BenchError> {
-        assert!(configs.iter().all(|config| self.checked.contains(config)), "timed before it was checked");
-        self.rounds.push(configs.to_vec());
-        Ok(configs.iter().map(|config| ((self.cold)(config), (self.cold)(config) / 2.0)).collect())
+    fn time(&mut self, _: &Problem, variants: &[Variant]) -> Result<Vec<(f64, f64)>, BenchError> {
+        assert!(variants.iter().all(|variant| self.checked.contains(variant)), "timed before it was checked");
+        self.rounds.push(variants.to_vec());
+        let factor = |pattern| self.patterns.iter().find(|(known, _)| *known == pattern).map_or(1.0, |known| known.1);
+        let cold = |(config, pattern): &Variant| (self.cold)(config) * factor(*pattern);
+        Ok(variants.iter().map(|variant| (cold(variant), cold(variant) / 2.0)).collect())
     }
 }
 
@@ -86,8 +98,8 @@ fn the_fastest_wins_neighbours_among_them() {
     let outcome = machine.tune(&problem());
     assert_eq!(winner_of(&outcome), near.to_string());
     assert_eq!(machine.rounds.len(), 2);
-    assert_eq!(machine.rounds[0], candidates());
-    assert!(!machine.rounds[0].contains(&near));
+    assert_eq!(machine.rounds[0], as_compiled(&candidates()));
+    assert!(!candidates().contains(&near));
     let tuned = outcome.tuned.unwrap();
     assert_eq!((tuned.problem, tuned.date.as_str(), tuned.model.cold_us), (problem(), DATE, 10.0));
     assert_eq!((tuned.ranking[0].cold_us, tuned.ranking[0].warm_us, tuned.ranking[1].cold_us), (5.0, 2.5, 6.0));
@@ -117,10 +129,73 @@ fn ties_go_to_the_model() {
 #[test]
 fn warm_times_decide_between_equals() {
     let configs = candidates();
-    let time = |config: KernelConfig, cold, warm| Time { config, cold, warm };
+    let pattern = Interleave::AsCompiled;
+    let time = |config: KernelConfig, cold, warm| Time { config, pattern, cold, warm };
     let times = [time(configs[1], 10.0, 7.0), time(configs[2], 10.05, 6.0), time(configs[3], 10.2, 1.0)];
-    assert_eq!(winner(&times, &configs[0]).config, configs[2]);
-    assert_eq!(winner(&times, &configs[1]).config, configs[1]);
+    assert_eq!(winner(&times, &(configs[0], pattern)).config, configs[2]);
+    assert_eq!(winner(&times, &(configs[1], pattern)).config, configs[1]);
+}
+
+/// Breaks if the winner's patterns are not timed beside it, the fastest is not what is stored and then taken,
+/// noise replaces what the compiler made, or the times that are stored together are of different rounds.
+#[test]
+fn a_pattern_is_kept_if_it_is_faster() {
+    let [model, best] = [candidates()[0], candidates()[3]];
+    let cold = |config: &KernelConfig| if *config == best { 80.0 } else { 100.0 };
+    let tuned = |patterns: &[(Interleave, f64)]| {
+        let mut machine = MadeUp::new(cold);
+        machine.patterns = patterns.to_vec();
+        let tuned = machine.tune(&problem()).tuned.unwrap();
+        (tuned, machine.rounds)
+    };
+    let (none, rounds) = tuned(&[]);
+    assert_eq!((none.ranking[0].interleave.clone(), rounds.len()), (None, 2));
+
+    let patterns = [(Interleave::None, 1.1), (Interleave::DeepGemm2025, 0.97), (Interleave::OneInFour, 0.9)];
+    let (faster, rounds) = tuned(&patterns);
+    let third = [(best, Interleave::AsCompiled), (model, Interleave::AsCompiled)];
+    assert_eq!(rounds[2], [&third[..], &patterns.map(|(pattern, _)| (best, pattern))].concat());
+    let [with, without] = [&faster.ranking[0], &faster.ranking[1]];
+    assert_eq!((with.interleave.as_deref(), with.cold_us, with.warm_us), (Some("one-in-four"), 72.0, 36.0));
+    // For a version that does not know the pattern, or a compiler whose kernel does not take it.
+    assert_eq!((without.configuration.clone(), without.cold_us), (best.to_string(), 80.0));
+    assert_eq!((&with.configuration, without.interleave.clone()), (&without.configuration, None));
+    assert_eq!((faster.ranking.len(), &faster.model), (KEPT, &none.model));
+    let here = Machine::new(&Device { name: "made up".into(), sms: 132, driver: 13_000 }, Some((13, 0)));
+    let selection = Tuning::of(here.clone(), vec![faster]).choose(&here, &problem()).unwrap();
+    assert_eq!((selection.config(), selection.interleave(&best)), (best, Interleave::OneInFour));
+
+    assert_eq!(tuned(&[(Interleave::OneInFour, 0.995)]).0, none, "a tie");
+    assert_eq!(tuned(&[(Interleave::OneInFour, 1.2)]).0, none, "slower");
+}
+
+/// Breaks if the model's choice is timed twice where it is the winner, or its time is another's then.
+#[test]
+fn the_models_choice_can_win_with_a_pattern() {
+    let model = candidates()[0];
+    let mut machine = MadeUp::new(|config: &KernelConfig| if *config == model { 50.0 } else { 100.0 });
+    machine.patterns = vec![(Interleave::None, 0.5)];
+    let tuned = machine.tune(&problem()).tuned.unwrap();
+    assert_eq!(machine.rounds[2], [(model, Interleave::AsCompiled), (model, Interleave::None)]);
+    assert_eq!((tuned.ranking[0].cold_us, tuned.model.cold_us, tuned.model.interleave), (25.0, 50.0, None));
+}
+
+/// Breaks if a pattern that changes bits gets a time or a place in the table, takes the winner as compiled with
+/// it, or goes unreported.
+#[test]
+fn patterns_with_wrong_bits_are_reported_and_never_stored() {
+    let mut machine = MadeUp::new(|_: &KernelConfig| 10.0);
+    machine.patterns = vec![(Interleave::None, 0.5), (Interleave::OneInFour, 0.8)];
+    machine.wrong_pattern = Some(Interleave::None);
+    let outcome = machine.tune(&problem());
+    let model = candidates()[0];
+    assert_eq!(outcome.wrong.len(), 1);
+    assert_eq!(outcome.wrong[0].0, format!("{model}_yield-none"));
+    assert_eq!(outcome.tuned.unwrap().ranking[0].interleave.as_deref(), Some("one-in-four"));
+    assert!(machine.rounds.iter().flatten().all(|(_, pattern)| *pattern != Interleave::None));
+    machine.patterns.truncate(1);
+    let ranking = machine.tune(&problem()).tuned.unwrap().ranking;
+    assert_eq!((ranking[0].configuration.clone(), ranking[0].interleave.clone()), (model.to_string(), None));
 }
 
 /// Breaks if a kernel with wrong bits gets a time or a place in the table, or goes unreported.
@@ -134,7 +209,7 @@ fn wrong_bits_are_reported_and_never_stored() {
     assert_eq!(outcome.wrong[0].0, fast.to_string());
     assert!(outcome.wrong[0].1.contains("WRONG BITS"));
     assert!(outcome.tuned.unwrap().ranking.iter().all(|timed| timed.configuration != fast.to_string()));
-    assert!(machine.rounds.iter().flatten().all(|config| *config != fast));
+    assert!(machine.rounds.iter().flatten().all(|(config, _)| *config != fast));
 
     let mut machine = MadeUp::new(|_: &KernelConfig| 1.0);
     machine.wrong = candidates();
@@ -160,7 +235,7 @@ fn something_without_a_workspace_is_kept() {
     let all = candidates();
     let stream_k = all.iter().copied().find(|config| config.schedule == Schedule::StreamK).unwrap();
     let alone = *all.iter().find(|config| config.schedule == Schedule::Cooperative).unwrap();
-    let time = |config, cold| Time { config, cold, warm: cold };
+    let time = |config, cold| Time { config, pattern: Interleave::AsCompiled, cold, warm: cold };
     let mut order: Vec<_> = (0..12u16).map(|i| time(stream_k, f64::from(i))).collect();
     order.extend([time(alone, 20.0), time(alone, 21.0)]);
     let kept = kept(order.into_iter());
@@ -176,7 +251,10 @@ fn an_interruption_stores_nothing() {
         steps.set(steps.get() + 1);
         true
     };
-    tune(&mut MadeUp::new(|_: &KernelConfig| 1.0), &problem(), 132, DATE, &count).unwrap().unwrap();
+    let machine = || MadeUp { patterns: vec![(Interleave::None, 0.5)], ..MadeUp::new(|_: &KernelConfig| 1.0) };
+    let mut whole = machine();
+    tune(&mut whole, &problem(), 132, DATE, &count).unwrap().unwrap();
+    assert_eq!(whole.rounds.len(), 3);
     let all = steps.get();
     assert!(all > candidates().len());
     for last in 0..all {
@@ -186,9 +264,9 @@ fn an_interruption_stores_nothing() {
             left.set(left.get().saturating_sub(1));
             go_on
         };
-        let mut machine = MadeUp::new(|_: &KernelConfig| 1.0);
+        let mut machine = machine();
         assert_eq!(tune(&mut machine, &problem(), 132, DATE, &go_on).unwrap(), None, "after {last} steps");
-        assert!(machine.rounds.len() < 2);
+        assert!(machine.rounds.len() < 3);
     }
 }
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use common::{Run, folder, with_variables};
 use fp8gemm::jit::catalog::Entry;
+use fp8gemm::jit::sass::Interleave;
 use fp8gemm::jit::tuning::{Device, Machine, Timed, Tuned, Tuning, all_candidates};
 use fp8gemm::jit::{Cache, Compiler, KernelConfig, Nvrtc, choose};
 use fp8gemm::problem::Problem;
@@ -42,7 +43,12 @@ fn unlikely(problem: &Problem) -> KernelConfig {
 
 /// A table in which that has won for each problem.
 fn table(machine: Machine, problems: &[Problem]) -> Tuning {
-    let timed = |config: KernelConfig, us| Timed { configuration: config.to_string(), cold_us: us, warm_us: us / 2.0 };
+    let timed = |config: KernelConfig, us| Timed {
+        configuration: config.to_string(),
+        interleave: None,
+        cold_us: us,
+        warm_us: us / 2.0,
+    };
     let tuned = |problem: &Problem| Tuned {
         problem: *problem,
         date: "2026-11-29T13:00:00Z".into(),
@@ -51,6 +57,14 @@ fn table(machine: Machine, problems: &[Problem]) -> Tuning {
         ranking: vec![timed(unlikely(problem), 6.5)],
     };
     Tuning::of(machine, problems.iter().map(tuned).collect())
+}
+
+/// The same for one problem, won by this configuration with a pattern.
+fn table_with_pattern(machine: Machine, problem: &Problem, config: KernelConfig, pattern: &str) -> Tuning {
+    let mut tuned = table(machine.clone(), &[*problem]).tables()[0].problems[0].clone();
+    let (configuration, interleave) = (config.to_string(), Some(pattern.to_owned()));
+    tuned.ranking.insert(0, Timed { configuration, interleave, cold_us: 5.5, warm_us: 2.75 });
+    Tuning::of(machine, vec![tuned])
 }
 
 /// Breaks if wrong arguments reach the GPU, or the message does not name the value and the rule.
@@ -151,16 +165,48 @@ fn explain_says_who_has_chosen() {
     assert!(stderr.contains("WARN") && stderr.contains("tuning table is ignored"), "{stderr}");
 }
 
+/// Breaks if `explain` does not say that a plan takes a tuned pattern and which, takes one that this version
+/// does not know, or does not warn of that.
+#[test]
+fn explain_names_the_tuned_pattern() {
+    let root = folder();
+    let problem = dense(64, 2112, 7168);
+    let arguments = ["kernels", "explain", "64", "2112", "7168", "--sms", "132"];
+    let machine = Machine::new(&h200(), Some((13, 0)));
+    let explain = |pattern: &str, flags: &[&str]| {
+        let tables = table_with_pattern(machine.clone(), &problem, unlikely(&problem), pattern);
+        tables.store(&table_path(root.path()), true).unwrap();
+        run(root.path(), &[&arguments[..], flags].concat(), &[("CUDA_VISIBLE_DEVICES", "")])
+    };
+    let known = explain("one-in-four", &[]);
+    assert!(known.stdout.contains("5.50 us cold"), "{}", known.stdout);
+    assert!(known.stdout.contains("FFMA:  pattern one-in-four, tuned"), "{}", known.stdout);
+    let known = explain("one-in-four", &["--json"]);
+    assert_eq!((&known.json(0)["choices"][0]["interleave"], known.stderr.as_str()), (&"one-in-four".into(), ""));
+    // The entry behind it, of the same configuration.
+    let unknown = explain("every-third", &["--json"]);
+    let choice = &unknown.json(0)["choices"][0];
+    assert_eq!((&choice["interleave"], &choice["source"]), (&"as-compiled".into(), &"tuned".into()));
+    assert!(unknown.stderr.contains("WARN") && unknown.stderr.contains("every-third"), "{}", unknown.stderr);
+    let unknown = explain("every-third", &[]).stdout;
+    assert!(unknown.contains("6.50 us cold") && !unknown.contains("FFMA:"), "{unknown}");
+}
+
 /// Breaks if a bundle of a list lacks a kernel that a plan of these problems takes (by the cost model or by
 /// the table, with a workspace or without), or the table; or if a server that starts with it has to
-/// compile: it has no NVRTC here.
+/// compile, also where a plan has a tuned pattern: it has no NVRTC here.
 #[test]
 #[ignore = "needs NVRTC"]
 fn a_server_with_the_bundle_compiles_nothing() {
     let root = folder();
     let problems = [dense(1, 3072, 4096), dense(64, 3072, 4096), dense(4096, 3072, 4096), dense(64, 2112, 7168)];
     let version = Nvrtc::find(None).unwrap().version();
-    let tables = table(Machine::new(&h200(), Some(version)), &problems[1..2]);
+    let machine = Machine::new(&h200(), Some(version));
+    table(machine.clone(), &problems[1..2]).store(&table_path(root.path()), true).unwrap();
+    // With a promotion that has runs of FFMA.
+    let wide = |config: &KernelConfig| config.block_m >= 128 && config.block_n >= 128 && config.workspace_bytes(1) == 0;
+    let interleaved = all_candidates(&problems[2], 132).unwrap().into_iter().rfind(wide).unwrap();
+    let tables = table_with_pattern(machine, &problems[2], interleaved, "one-in-four");
     tables.store(&table_path(root.path()), true).unwrap();
     // Something else in the cache, which the bundle must not carry.
     run(root.path(), &["kernels", "compile", "512", "512", "512", "--output-type", "f32", "--sms", "132"], &[]).quiet();
@@ -173,18 +219,18 @@ fn a_server_with_the_bundle_compiles_nothing() {
     let made = compiled["kernels"].as_array().unwrap().len();
     assert!(made >= 4 && compiled["failed"] == 0, "{compiled}");
     let bundle = &compiled["bundle"];
-    assert_eq!((&bundle["problems"], &bundle["tuned"]), (&Value::from(4), &Value::from(1)));
+    assert_eq!((&bundle["problems"], &bundle["tuned"]), (&Value::from(4), &Value::from(2)));
     assert_eq!(bundle["kernels"], made);
 
     let server = folder();
     fs::copy(root.path().join("bundle.tar"), server.path().join("bundle.tar")).unwrap();
     let imported = run(server.path(), &["cache", "import", "bundle.tar", "--json"], &[]).json(0);
-    assert_eq!((&imported["added"], &imported["tuned"]), (&Value::from(made), &Value::from(1)));
+    assert_eq!((&imported["added"], &imported["tuned"]), (&Value::from(made), &Value::from(2)));
 
     // What `Plan::with_options` does before it needs a GPU.
     let nowhere = Some(PathBuf::from("/no/such/nvrtc"));
     let compiler = Compiler::new(Cache::at(server.path().join("cache/cubin")), nowhere);
-    let mut taken = BTreeSet::new();
+    let (mut taken, mut patterned) = (BTreeSet::new(), 0);
     for problem in &problems {
         for workspace in [true, false] {
             let selection = compiler.choose(problem, &h200()).unwrap();
@@ -192,12 +238,19 @@ fn a_server_with_the_bundle_compiles_nothing() {
             let config = configs.into_iter().find(|config| workspace || config.workspace_bytes(132) == 0).unwrap();
             let entry = Entry::Gemm(config);
             let (source, name) = (entry.source(), entry.to_string());
-            compiler.make(&entry.unit(&source, &name)).unwrap_or_else(|error| panic!("{problem}: {error}"));
+            let (unit, pattern) = (entry.unit(&source, &name), selection.interleave(&config));
+            let made = compiler.make_interleaved(&unit, pattern);
+            let made = made.unwrap_or_else(|error| panic!("{problem}: {error}"));
+            if pattern != Interleave::AsCompiled {
+                assert!(made.cubin != compiler.cubin(&unit).unwrap(), "{name}: the pattern is not there");
+                patterned += 1;
+            }
             taken.insert(name);
         }
     }
     let statistics = compiler.statistics();
-    assert_eq!((statistics.compiled, statistics.cached), (0, 2 * problems.len() as u64));
+    assert_eq!((statistics.compiled, statistics.cached), (0, 2 * problems.len() as u64 + patterned));
+    assert!(patterned == 2 && taken.contains(&interleaved.kernel_name()), "{patterned}, {taken:?}");
     assert!(taken.contains(&unlikely(&problems[1]).kernel_name()), "the table's kernel is not taken: {taken:?}");
 
     // A machine with NVRTC and the bundle: nothing is left to compile.
@@ -237,9 +290,12 @@ fn tuned_kernels_are_taken() {
     assert_eq!((&late["timed_out"], &late["left"]), (&Value::Bool(true), &Value::from(3)));
 
     let winner = tuned[0]["ranking"][0]["configuration"].as_str().unwrap();
+    let pattern = tuned[0]["ranking"][0]["interleave"].as_str().unwrap_or("as-compiled");
     let explained = run(root.path(), &["kernels", "explain", "64", "2112", "7168", "--json"], &[]).json(0);
     assert_eq!(explained["choices"][0]["source"], "tuned");
     assert_eq!(explained["choices"][0]["candidates"][0]["configuration"], winner);
+    assert_eq!(explained["choices"][0]["interleave"], pattern);
     let bench = run(root.path(), &["bench", "64", "2112", "7168", "--no-rivals", "--json"], &[]).json(0);
-    assert_eq!(bench["rows"][0]["entries"][0]["detail"], winner);
+    let suffix = pattern.parse::<Interleave>().unwrap().suffix();
+    assert_eq!(bench["rows"][0]["entries"][0]["detail"], format!("{winner}{suffix}"));
 }

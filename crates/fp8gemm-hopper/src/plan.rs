@@ -72,9 +72,9 @@ impl PlanOptions {
 
 impl Plan {
     /// Chooses a configuration as [`Compiler::choose`] does (by a tuning table that fits, else by the cost
-    /// model of [`fp8gemm_jit::choose`]), compiles and loads it. A candidate
-    /// that the compiler at hand makes spill registers is passed over with a warning: every
-    /// candidate gives the same bits.
+    /// model of [`fp8gemm_jit::choose`]), compiles and loads it, with the pattern that the table has found
+    /// fastest with it. A candidate that the compiler at hand makes spill registers is passed over with a
+    /// warning, and a kernel that takes no pattern is loaded as compiled with one: all give the same bits.
     ///
     /// # Errors
     /// [`HopperError::Jit`] where no kernel computes the problem (M, N or K of 0 among them) or the
@@ -106,7 +106,10 @@ impl Plan {
         }
         let mut rejected = None;
         for config in candidates.into_iter().filter_map(|config| options.admit(config)) {
-            match Self::load(gpu, compiler, problem, config, Interleave::AsCompiled) {
+            // A configuration that options have changed is another than the table's, and has no pattern.
+            let pattern = selection.interleave(&config);
+            let load = |pattern| Self::load(gpu, compiler, problem, config, pattern);
+            match or_as_compiled(problem, pattern, load) {
                 Err(HopperError::Jit(error @ JitError::Rejected { .. })) => {
                     tracing::warn!(%problem, %config, %error, "configuration passed over");
                     rejected.get_or_insert(error);
@@ -132,7 +135,8 @@ impl Plan {
     }
 
     /// The same with another pattern of yield and reuse flags in the promotion's `FFMA`: hints to the
-    /// warp scheduler, which change no bit of the result. For measurements.
+    /// warp scheduler, which change no bit of the result. For measurements: [`new`](Self::new) takes what
+    /// they have found.
     ///
     /// # Errors
     /// As [`with_config`](Self::with_config); [`HopperError::Jit`] also where the kernel has no such
@@ -278,6 +282,22 @@ impl Plan {
     }
 }
 
+/// Loads a kernel with a pattern, or as compiled where it takes none: another compiler than the one that the
+/// table was measured with may write the promotion otherwise.
+fn or_as_compiled<T>(
+    problem: &Problem,
+    pattern: Interleave,
+    load: impl Fn(Interleave) -> Result<T, HopperError>,
+) -> Result<T, HopperError> {
+    match load(pattern) {
+        Err(HopperError::Jit(error)) if error.refuses_interleave() => {
+            tracing::warn!(%problem, %pattern, %error, "the tuned pattern is left out");
+            load(Interleave::AsCompiled)
+        }
+        loaded => loaded,
+    }
+}
+
 /// A configuration computes a problem if it agrees with one that was chosen for it in all that
 /// matters to the bits.
 fn check_config(problem: &Problem, config: &KernelConfig, chosen: &KernelConfig, sms: u32) -> Result<(), HopperError> {
@@ -325,4 +345,31 @@ fn check_sizes(problem: &Problem, config: &KernelConfig) -> Result<(), HopperErr
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Breaks if a kernel that takes no pattern leaves a server without a plan, or another error is hidden by a
+    /// second try.
+    #[test]
+    fn a_refused_pattern_is_left_out() {
+        let problem = "64x2112x7168 a=e4m3:1x128 b=e4m3:128x128 d=bf16".parse().unwrap();
+        let load = |refusal: fn() -> JitError| {
+            or_as_compiled(&problem, Interleave::OneInFour, |pattern| match pattern {
+                Interleave::AsCompiled => Ok(pattern),
+                _ => Err(HopperError::Jit(refusal())),
+            })
+        };
+        let no_run = || JitError::NoFfmaRun { kernel: "one".into(), longest: 7, least: 8 };
+        let unknown = || JitError::UnknownFfma { kernel: "one".into(), address: 16, word: 1, rule: "a rule" };
+        assert_eq!(load(no_run).unwrap(), Interleave::AsCompiled);
+        assert_eq!(load(unknown).unwrap(), Interleave::AsCompiled);
+        let rejected = || JitError::Rejected { kernel: "one".into(), defects: Vec::new() };
+        assert!(matches!(load(rejected), Err(HopperError::Jit(JitError::Rejected { .. }))));
+        let taken = or_as_compiled(&problem, Interleave::OneInFour, Ok::<_, HopperError>).unwrap();
+        assert_eq!(taken, Interleave::OneInFour);
+    }
 }

@@ -308,6 +308,30 @@ impl Compiler {
         Ok(Made { cubin, compiled })
     }
 
+    /// The patterns that make another kernel of this unit: not those that leave it as it is, or as a pattern
+    /// before. None where the pass [refuses](JitError::refuses_interleave) the kernel.
+    ///
+    /// # Errors
+    ///
+    /// As [`make_interleaved`](Self::make_interleaved) otherwise.
+    pub fn patterns(&self, unit: &Unit<'_>) -> Result<Vec<Interleave>, JitError> {
+        let compiled = self.cubin(unit)?;
+        let mut kernels = vec![compiled.to_vec()];
+        let mut patterns = Vec::new();
+        for pattern in Interleave::ALL {
+            match interleave_checked(&compiled, unit.kernel, pattern) {
+                Ok(kernel) if kernels.contains(&kernel) => {}
+                Ok(kernel) => {
+                    kernels.push(kernel);
+                    patterns.push(pattern);
+                }
+                Err(error) if error.refuses_interleave() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(patterns)
+    }
+
     fn cubin_of_any_version(&self, unit: &Unit<'_>) -> Option<Arc<[u8]>> {
         let of = |version: &(u32, u32)| self.cache.get(&Key::new(unit.source, unit.options, *version));
         // Listing reads the whole cache: not for each kernel of a server's start.

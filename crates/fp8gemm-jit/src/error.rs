@@ -205,6 +205,14 @@ pub enum JitError {
     },
 }
 
+impl JitError {
+    /// Whether it says that a kernel takes no [pattern](crate::sass::Interleave): it has no run of `FFMA`, or
+    /// one that is not known. The kernel as compiled is as good as ever then.
+    pub fn refuses_interleave(&self) -> bool {
+        matches!(self, Self::NoFfmaRun { .. } | Self::UnknownFfma { .. })
+    }
+}
+
 fn listed(defects: &[Defect]) -> String {
     defects.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

@@ -152,7 +152,7 @@ fn cut_and_foreign_files_are_errors() {
 /// A table with one problem.
 fn tables(tried: usize) -> Tuning {
     let device = Device { name: "NVIDIA H200".into(), sms: 132, driver: 13_000 };
-    let timed = Timed { configuration: "any".into(), cold_us: 5.0, warm_us: 3.0 };
+    let timed = Timed { configuration: "any".into(), interleave: None, cold_us: 5.0, warm_us: 3.0 };
     let problem = "1x576x7168 a=e4m3:1x128 b=e4m3:128x128 d=bf16".parse().unwrap();
     let date = "2026-11-29T13:00:00Z".into();
     let tuned = Tuned { problem, date, tried, model: timed.clone(), ranking: vec![timed] };

@@ -155,6 +155,16 @@ fn kernels_differ_in_flags_alone() {
             .map(|pattern| (pattern, compiler.make_interleaved(&unit, pattern).unwrap().cubin))
             .collect();
         assert!(patterns[0].1 == before, "as compiled is another kernel");
+        // What `tune` times.
+        let kernels = |pattern: &Interleave| patterns.iter().find(|(known, _)| known == pattern).unwrap().1.clone();
+        let mut others: Vec<_> = compiler.patterns(&unit).unwrap().iter().map(kernels).collect();
+        others.push(before.clone());
+        assert!(
+            others.len() > 1 && patterns.iter().all(|(_, cubin)| others.contains(cubin)),
+            "{name}: one is left out"
+        );
+        others.sort();
+        assert!(others.windows(2).all(|two| two[0] != two[1]), "{name}: a kernel has two patterns");
         let start = code_start(&before);
         for (pattern, after) in &patterns {
             let counts = FfmaRuns::of(after, KERNEL).unwrap();
@@ -221,6 +231,8 @@ fn changed_kernels_are_cached_apart() {
     assert!(changed.compiled.is_none() && quarter.compiled.is_none(), "compiled again");
     assert!(quarter.cubin != compiled && changed.cubin != quarter.cubin);
     assert_eq!(compiler.cubin(&unit).unwrap(), compiled);
+    // Looked for, not kept.
+    assert!(compiler.patterns(&unit).unwrap().contains(&Interleave::OneInFour));
     let listed = compiler.cache().list().unwrap();
     let mut names: Vec<_> = listed.into_iter().map(|one| one.metadata.unwrap().configuration).collect();
     names.sort();
@@ -230,4 +242,18 @@ fn changed_kernels_are_cached_apart() {
     assert!(matches!(there.nvrtc(), Err(JitError::NvrtcNotFound { .. })));
     assert_eq!(there.make_interleaved(&unit, Interleave::OneInFour).unwrap().cubin, quarter.cubin);
     assert_eq!(Cubin::parse(&quarter.cubin).unwrap(), Cubin::parse(&compiled).unwrap());
+}
+
+/// Breaks if a kernel that takes no pattern is an error where patterns are looked for, or is said to take one.
+#[test]
+#[ignore = "needs NVRTC"]
+fn kernels_without_runs_have_no_patterns() {
+    let compiler = Compiler::new(Cache::in_memory(), None);
+    let problem = "4096x7168x2048 a=e4m3:tensor b=e4m3:tensor d=bf16".parse().unwrap();
+    let config = choose(&problem, 132).unwrap().config();
+    let (name, source) = (config.kernel_name(), config.source());
+    let unit = Unit { source: &source, kernel: KERNEL, configuration: &name, options: &BASE_OPTIONS };
+    assert_eq!(compiler.patterns(&unit).unwrap(), []);
+    let error = compiler.make_interleaved(&unit, Interleave::None).unwrap_err();
+    assert!(error.refuses_interleave() && matches!(error, JitError::NoFfmaRun { .. }), "{error}");
 }

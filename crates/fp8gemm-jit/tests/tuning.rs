@@ -7,6 +7,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 
+use fp8gemm_jit::sass::Interleave;
 use fp8gemm_jit::tuning::{Device, Machine, Selection, Source, Table, Timed, Tuned, Tuning, Untuned, all_candidates};
 use fp8gemm_jit::{Cache, Compiler, JitError, KernelConfig, Schedule, choose, streams};
 use fp8gemm_problem::Problem;
@@ -26,7 +27,7 @@ fn dense(m: usize, n: usize, k: usize) -> Problem {
 }
 
 fn timed(config: &KernelConfig, us: f64) -> Timed {
-    Timed { configuration: config.to_string(), cold_us: us, warm_us: us / 2.0 }
+    Timed { configuration: config.to_string(), interleave: None, cold_us: us, warm_us: us / 2.0 }
 }
 
 /// A problem whose ranking is these configurations.
@@ -186,6 +187,80 @@ fn unknown_names_are_passed_over() {
     assert_eq!(selection.choice, choose(&problem, 132).unwrap());
 }
 
+/// What is tuned, with this pattern.
+fn with_pattern(timed: &Timed, pattern: &str) -> Timed {
+    Timed { interleave: Some(pattern.to_owned()), ..timed.clone() }
+}
+
+/// Breaks if a plan does not learn the pattern of the configuration that it takes, takes one for a
+/// configuration that was not timed with it, or a configuration that is named twice is a candidate twice.
+#[test]
+fn the_pattern_goes_with_its_configuration() {
+    let problem = dense(4096, 7168, 2048);
+    let (best, model) = (unlikely(&problem), choose(&problem, 132).unwrap().config());
+    let mut entry = tuned(problem, &[best, model]);
+    let compiled = entry.ranking[0].clone();
+    let with = |entry: &Tuned| Tuning::of(here(), vec![entry.clone()]).choose(&here(), &problem).unwrap();
+    assert_eq!(with(&entry).interleave(&best), Interleave::AsCompiled);
+    entry.ranking.insert(0, with_pattern(&compiled, "one-in-four"));
+    let selection = with(&entry);
+    assert_eq!((selection.config(), selection.interleave(&best)), (best, Interleave::OneInFour));
+    assert_eq!(selection.timed(&best), Some(&entry.ranking[0]));
+    assert_eq!(selection.choice.candidates.iter().filter(|estimate| estimate.config == best).count(), 1);
+    for estimate in selection.choice.candidates.iter().filter(|estimate| estimate.config != best) {
+        assert_eq!(selection.interleave(&estimate.config), Interleave::AsCompiled, "{}", estimate.config);
+    }
+    let untuned = Selection::model(&problem, 132, Untuned::Off).unwrap();
+    assert_eq!((untuned.timed(&best), untuned.interleave(&best)), (None, Interleave::AsCompiled));
+}
+
+/// Breaks if a pattern of a later version is an error, is taken for another, spoils the entries behind it, is
+/// ignored without a word, or is lost when the file is written again.
+#[test]
+fn entries_with_an_unknown_pattern_are_ignored_with_a_warning() {
+    let problem = dense(4096, 7168, 2048);
+    let (best, other) = (unlikely(&problem), choose(&problem, 132).unwrap().config());
+    let mut entry = tuned(problem, &[best, other]);
+    entry.ranking[0] = with_pattern(&entry.ranking[0], "every-third");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tuning.json");
+    let tables = Tuning::of(here(), vec![entry.clone()]);
+    tables.store(&path, true).unwrap();
+    let (events, loaded) = Events::during(|| Tuning::load(&path));
+    assert_eq!((events.warnings(), &loaded), (1, &tables));
+    let selection = loaded.choose(&here(), &problem).unwrap();
+    assert_eq!((selection.config(), selection.interleave(&other)), (other, Interleave::AsCompiled));
+    assert_eq!((selection.timed(&best), selection.interleave(&best)), (None, Interleave::AsCompiled));
+    // The same configuration as compiled, behind it.
+    entry.ranking.insert(1, timed(&best, 2.0));
+    let selection = Tuning::of(here(), vec![entry.clone()]).choose(&here(), &problem).unwrap();
+    assert_eq!((selection.config(), selection.interleave(&best)), (best, Interleave::AsCompiled));
+    entry.ranking.truncate(1);
+    let selection = Tuning::of(here(), vec![entry]).choose(&here(), &problem).unwrap();
+    assert_eq!(selection.source, Source::Model(Untuned::Unusable));
+
+    some_tables().store(&path, false).unwrap();
+    let kept = Tuning::read(&path).unwrap().unwrap();
+    let patterns = kept.tables()[0].problems.iter().filter_map(|tuned| tuned.ranking[0].interleave.as_deref());
+    assert_eq!((kept.len(), patterns.collect::<Vec<_>>()), (3, vec!["every-third"]));
+    let (events, _) = Events::during(|| Tuning::load(&folder.path().join("absent.json")));
+    assert_eq!(events.warnings(), 0);
+}
+
+/// Breaks if a table from before there were patterns is refused (its checksum is of text without them), or what
+/// is as compiled is written otherwise than then.
+#[test]
+fn tables_without_patterns_are_as_they_were() {
+    let old = include_str!("data/tuning-1.json");
+    let tables = Tuning::parse(old.as_bytes()).unwrap();
+    let timed: Vec<_> = tables.tables()[0].problems.iter().flat_map(|tuned| &tuned.ranking).collect();
+    assert_eq!(timed.len(), 2);
+    for timed in timed {
+        assert_eq!((timed.interleave.as_deref(), timed.pattern().unwrap()), (None, Interleave::AsCompiled));
+    }
+    assert_eq!(String::from_utf8(tables.to_json()).unwrap(), old);
+}
+
 /// Breaks if the compiler does not find the table beside its cache, uses it where it is switched off, or
 /// warns where there is none.
 #[test]
@@ -283,6 +358,7 @@ fn wrong_tables_are_named() {
         (Tuned { ranking: Vec::new(), ..entry.clone() }, "no configuration"),
         (Tuned { model: zero, ..entry.clone() }, "no time"),
         (Tuned { ranking: vec![bell], ..entry.clone() }, "no such text"),
+        (Tuned { ranking: vec![with_pattern(&entry.model, "\u{1b}[2J")], ..entry.clone() }, "no such text"),
         (Tuned { problem: illegal, ..entry.clone() }, "chain"),
     ] {
         let error = Tuning::parse(&Tuning::of(here(), vec![entry]).to_json()).unwrap_err().to_string();
@@ -324,9 +400,14 @@ proptest! {
 
     /// Breaks if what is written is not what is read, for any times and texts.
     #[test]
-    fn tables_survive_a_file(us in prop::collection::vec(1e-9f64..1e9, 1..9), m in 1usize..10_000, gpu in "[ -~]{0,40}") {
+    fn tables_survive_a_file(
+        us in prop::collection::vec(1e-9f64..1e9, 1..9),
+        m in 1usize..10_000,
+        gpu in "[ -~]{0,40}",
+        interleave in prop::option::of("[ -~]{0,20}"),
+    ) {
         let problem = dense(m, 576, 7168);
-        let ranking = us.iter().map(|us| Timed { configuration: format!("c{us}"), cold_us: *us, warm_us: us / 3.0 });
+        let ranking = us.iter().map(|us| Timed { configuration: format!("c{us}"), interleave: interleave.clone(), cold_us: *us, warm_us: us / 3.0 });
         let ranking: Vec<_> = ranking.collect();
         let entry = Tuned { model: ranking[0].clone(), ranking, ..tuned(problem, &[unlikely(&problem)]) };
         let tables = Tuning::of(Machine { gpu, ..here() }, vec![entry]);

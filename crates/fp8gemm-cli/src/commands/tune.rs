@@ -32,9 +32,11 @@ Examples:
 
 For each shape the cost model's candidates, then neighbours of the best, are compiled, their bits compared \
 with the CPU twin, and timed with a cold and a warm L2 cache. The least cold median wins; within 1 % the cost \
-model's own choice, else the least warm median. The table is written after each shape, so that Ctrl-C or \
---time lose at most the one in hand; what is in it for this machine is skipped. Plans use it from then on; \
-FP8GEMM_TUNING=off switches it off. Exit code 1: a kernel's bits were wrong (it is not stored).";
+model's own choice, else the least warm median. The winner is then timed with other patterns of yield flags in \
+its promotion (see bench --interleave); one that is more than 1 % faster is kept with it. The table is written \
+after each shape, so that Ctrl-C or --time lose at most the one in hand; what is in it for this machine is \
+skipped. Plans use it from then on; FP8GEMM_TUNING=off switches it off. Exit code 1: a kernel's bits were wrong \
+(it is not stored).";
 
 /// Runs of each candidate, cold and warm: the medians of 20 differ by less than a tie.
 const REPEAT: usize = 20;
@@ -270,7 +272,7 @@ impl Report {
                 format!("{:.3}", gain(tuned)),
                 format!("{:.2}", winner.warm_us),
                 tuned.tried.to_string(),
-                winner.configuration.clone(),
+                format!("{}{}", winner.configuration, winner.pattern().unwrap_or_default().suffix()),
             ]);
         }
         let mut text = table(0, &rows);

@@ -25,14 +25,23 @@ impl Tuning {
     }
 
     /// Reads a file. One that is damaged, of another schema, or cannot be read counts as none, with a
-    /// warning: kernels are then chosen by the cost model.
+    /// warning: kernels are then chosen by the cost model. Entries with a pattern that this version does not
+    /// know stay, since a later version may have written them, and are a warning: no choice takes them.
     pub fn load(path: &Path) -> Self {
-        Self::read(path)
+        let tuning = Self::read(path)
             .unwrap_or_else(|error| {
                 tracing::warn!(path = %path.display(), %error, "the tuning table is ignored");
                 None
             })
-            .unwrap_or_default()
+            .unwrap_or_default();
+        let problems = tuning.tables().iter().flat_map(|table| &table.problems);
+        let entries = problems.flat_map(|tuned| tuned.ranking.iter().map(move |timed| (&tuned.problem, timed)));
+        let mut unknown = entries.filter_map(|(problem, timed)| Some((problem, timed.pattern().err()?)));
+        if let Some((problem, error)) = unknown.next() {
+            let others = unknown.count();
+            tracing::warn!(path = %path.display(), %problem, %error, others, "an entry of the tuning table is ignored");
+        }
+        tuning
     }
 
     /// Adds what `self` knows to a file, which another process may be doing too: under a lock, from what

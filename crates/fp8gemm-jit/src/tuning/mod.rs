@@ -10,6 +10,7 @@
 //! | [`Machine`] | what a table was measured on and with; a table holds for an equal one only |
 //! | [`Tuning`] | tables of one or more machines, as one file holds them |
 //! | [`Tuned`] | one problem: its configurations, fastest first |
+//! | [`Timed`] | one of them, with the [pattern](crate::sass::Interleave) in its promotion |
 //! | [`Selection`] | what is chosen for a problem, and whether by table or by model |
 //! | [`first_candidates`], [`neighbours`] | what is worth timing |
 //!

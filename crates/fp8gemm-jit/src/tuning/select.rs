@@ -2,8 +2,9 @@
 
 use fp8gemm_problem::Problem;
 
-use super::{Machine, Tuned, Tuning, all_candidates};
+use super::{Machine, Timed, Tuned, Tuning, all_candidates};
 use crate::choose::estimate;
+use crate::sass::Interleave;
 use crate::{Choice, JitError, KernelConfig, Schedule, choose, streams};
 
 /// Rows up to which a bucket ends at a power of two.
@@ -55,6 +56,19 @@ impl Selection {
     /// The chosen configuration.
     pub fn config(&self) -> KernelConfig {
         self.choice.config()
+    }
+
+    /// What the table that has chosen knows of a configuration; nothing if it does not name it, or the
+    /// cost model has chosen. The first entry counts, unless this version does not know its pattern.
+    pub fn timed(&self, config: &KernelConfig) -> Option<&Timed> {
+        let Source::Tuned(tuned) = &self.source else { return None };
+        let name = config.to_string();
+        tuned.ranking.iter().find(|timed| timed.configuration == name && timed.pattern().is_ok())
+    }
+
+    /// The pattern that goes with a configuration: the [table's](Self::timed), else as compiled.
+    pub fn interleave(&self, config: &KernelConfig) -> Interleave {
+        self.timed(config).and_then(|timed| timed.pattern().ok()).unwrap_or_default()
     }
 }
 
@@ -122,12 +136,14 @@ fn alike(tuned: &Problem, problem: &Problem) -> bool {
     kind(tuned) == kind(problem) && bucket(tuned.m) == bucket(problem.m)
 }
 
-/// The configurations that the names of a ranking mean, as far as they are legal for the problem.
+/// The configurations that the names of a ranking mean, as far as they are legal for the problem and their
+/// patterns known. Each once: its first pattern is its pattern.
 fn resolve(tuned: &Tuned, problem: &Problem, sms: u32) -> Result<Vec<KernelConfig>, JitError> {
     let known: Vec<_> =
         all_candidates(&tuned.problem, sms)?.into_iter().map(|config| (config.to_string(), config)).collect();
     let meant = |name: &String| known.iter().find(|(own, _)| own == name).map(|(_, config)| *config);
-    let found = tuned.ranking.iter().filter_map(|timed| meant(&timed.configuration));
+    let usable = tuned.ranking.iter().filter(|timed| timed.pattern().is_ok());
+    let found = usable.filter_map(|timed| meant(&timed.configuration));
     // All other rules are of what both problems have in common.
     let legal = |config: &KernelConfig| config.schedule != Schedule::StreamK || streams(problem, config, sms);
     let mut configs = Vec::new();

@@ -4,8 +4,11 @@
 //! { "schema": 1, "sha256": "<of the tables as compact JSON>",
 //!   "tables": [ { "machine": { "gpu", "sms", "driver", "kernels", "nvrtc" },
 //!                 "problems": [ { "problem", "date", "tried", "model", "ranking": [
-//!                     { "configuration", "cold_us", "warm_us" }, ... ] }, ... ] }, ... ] }
+//!                     { "configuration", "interleave", "cold_us", "warm_us" }, ... ] }, ... ] }, ... ] }
 //! ```
+//!
+//! `interleave` is left out where the kernel is as compiled, so that tables from before there were patterns
+//! have the checksum that they had.
 
 use fp8gemm_problem::Problem;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -13,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::Machine;
 use crate::JitError;
+use crate::sass::Interleave;
 
 /// What this version writes and reads.
 const SCHEMA: u32 = 1;
@@ -23,10 +27,33 @@ const SCHEMA: u32 = 1;
 pub struct Timed {
     /// Its name, as a [`KernelConfig`](crate::KernelConfig) prints.
     pub configuration: String,
+    /// Name of the pattern in its promotion's `FFMA`, as an [`Interleave`] prints; `None` for as compiled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interleave: Option<String>,
     /// After a flush of the L2 cache.
     pub cold_us: f64,
     /// Where the launch before was the same.
     pub warm_us: f64,
+}
+
+impl Timed {
+    /// The pattern that it was timed with.
+    ///
+    /// # Errors
+    /// [`JitError::Interleave`] for a name that this version does not know.
+    ///
+    /// ```
+    /// use fp8gemm_jit::{sass::Interleave, tuning::Timed};
+    ///
+    /// let mut timed = Timed { configuration: "any".into(), interleave: None, cold_us: 5.0, warm_us: 3.0 };
+    /// assert_eq!(timed.pattern()?, Interleave::AsCompiled);
+    /// timed.interleave = Some("one-in-four".into());
+    /// assert_eq!(timed.pattern()?, Interleave::OneInFour);
+    /// # Ok::<(), fp8gemm_jit::JitError>(())
+    /// ```
+    pub fn pattern(&self) -> Result<Interleave, JitError> {
+        self.interleave.as_deref().map_or(Ok(Interleave::AsCompiled), str::parse)
+    }
 }
 
 /// What is known of one problem.
@@ -153,16 +180,17 @@ fn check(tuned: &Tuned) -> Result<(), String> {
     if tuned.ranking.is_empty() {
         return Err(format!("{problem} has no configuration"));
     }
-    for timed in tuned.ranking.iter().chain([&tuned.model]) {
+    let timed = || tuned.ranking.iter().chain([&tuned.model]);
+    for timed in timed() {
         for us in [timed.cold_us, timed.warm_us] {
             if !(us.is_finite() && us > 0.0) {
                 return Err(format!("{problem}: {us} is no time"));
             }
         }
     }
-    let texts = tuned.ranking.iter().map(|timed| &timed.configuration).chain([&tuned.model.configuration, &tuned.date]);
+    let names = timed().map(|timed| &timed.configuration).chain(timed().filter_map(|timed| timed.interleave.as_ref()));
     // They are printed on terminals.
-    if texts.into_iter().any(|text| text.len() > 200 || text.chars().any(char::is_control)) {
+    if names.chain([&tuned.date]).any(|text| text.len() > 200 || text.chars().any(char::is_control)) {
         return Err(format!("{problem}: a name or date is no such text"));
     }
     Ok(())

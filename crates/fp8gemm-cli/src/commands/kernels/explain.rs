@@ -2,6 +2,7 @@
 //! that is the model's choice or a tuning table's.
 
 use fp8gemm::hopper::probe;
+use fp8gemm::jit::sass::Interleave;
 use fp8gemm::jit::tuning::{Device, Machine, Selection, Source, Tuned, Untuned, kernel_version};
 use fp8gemm::jit::{Cache, Compiler};
 use fp8gemm::problem::Problem;
@@ -30,6 +31,8 @@ struct Chosen {
     tuned: Option<Tuned>,
     /// Why the model has chosen, where it has.
     why: Option<String>,
+    /// Name of the pattern in the promotion of the first: a table's, or `as-compiled`.
+    interleave: &'static str,
     /// The first is taken.
     candidates: Vec<Candidate>,
     #[serde(skip)]
@@ -103,7 +106,8 @@ impl Chosen {
             memory_us: Number(estimate.memory_us),
         });
         let candidates = candidates.collect();
-        Self { sms, source, tuned, why, candidates, selection }
+        let interleave = selection.interleave(&selection.config()).name();
+        Self { sms, source, tuned, why, interleave, candidates, selection }
     }
 
     fn text(&self) -> String {
@@ -117,7 +121,7 @@ impl Chosen {
             resources.rows, resources.columns, resources.stages, resources.threads, resources.shared_bytes,
         );
         if let Some(tuned) = &self.tuned
-            && let Some(winner) = tuned.ranking.iter().find(|timed| timed.configuration == chosen.config.to_string())
+            && let Some(winner) = self.selection.timed(&chosen.config)
         {
             text += &format!(
                 "why:   measured ({}, M = {}, {} candidates): {:.2} us cold, {:.2} us warm; the cost model's {} took {:.2} us\n",
@@ -129,6 +133,9 @@ impl Chosen {
                 tuned.model.configuration,
                 tuned.model.cold_us,
             );
+            if self.interleave != Interleave::AsCompiled.name() {
+                text += &format!("FFMA:  pattern {}, tuned: measured to be faster than as compiled\n", self.interleave);
+            }
             return text;
         }
         let limit =

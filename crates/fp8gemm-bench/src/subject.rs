@@ -266,7 +266,10 @@ impl<'a> Subject<'a> {
             // they are freed. C is D itself or absent. With `overlap`, the kernel before is one of
             // ours too, and writes no more than D, which a kernel writes after waiting for it.
             Bound::Ours(prepared) => unsafe {
-                prepared.launch_with(stream, LaunchOptions::default().overlapping_previous(overlap).constant_weights(overlap))?;
+                prepared.launch_with(
+                    stream,
+                    LaunchOptions::default().overlapping_previous(overlap).constant_weights(overlap),
+                )?;
                 Ok(())
             },
             // SAFETY: likewise; the workspace belongs to the one stream.

@@ -8,11 +8,10 @@
 //!          = max( 90 + 2 BM                      ,  the same )                swapped, 64 columns
 //!          = max( (250 + 64 BM/BN) BN/64         ,  the same )                swapped, fewer
 //! tile     = ceil(K / 128) * block * p + start + BM * BN * size(D) * c / s   K loop; first load, store
-//! waves    = halfway between tiles / SMs and its ceiling, but at least 1; stream-K: tiles / SMs + 0.06;
-//!            swapped: tiles / SMs, but at least 1
+//! waves    = halfway between tiles / SMs and its ceiling, but at least 1; stream-K: tiles / SMs + 0.06
 //! compute  = waves * tile + handover + launch
 //! memory   = (M K + N K + (size(D) + size(C)) M N) / HBM                   swapped: at most 50 GB/s an SM
-//! time     = max(compute / 1.55 GHz, memory)                                swapped: 1.85 GHz
+//! time     = max(compute / 1.55 GHz, memory)                                one row of 64-row or swapped tiles: 1.85 GHz
 //! ```
 //!
 //! | | value | where |
@@ -23,7 +22,7 @@
 //! | `i` | 1 to 8 | blocks in flight, which share the wait for what is not `wgmma`; that reads 2048 + 32 BN bytes of shared memory, 128 a cycle |
 //! | `a`, `b` | 2, else 1 | the two CTAs of a cluster share A (`a`) or B (`b`): each loads half of it |
 //! | `p` | 1.005, else 1 | clusters: CTAs start and end together |
-//! | `start` | 1700, else 900 | 256 rows |
+//! | `start` | 1700, 300, else 900 | 256 rows, swapped |
 //! | `c` | 1.5, else 1 | C is read |
 //! | `s` | 18, else 24 | bytes in a cycle: D stored directly, else by TMA |
 //! | `handover` | `2 * BM * BN * 4 / 40`, else 0 | stream-K: accumulators go out and in again |
@@ -45,7 +44,7 @@ use crate::config::{Accumulation, KernelConfig, KernelScales, SHARED_LIMIT, Sche
 const L2_BYTES_PER_CYCLE: f64 = 60.0;
 /// Cycles in a second under load.
 const CLOCK: f64 = 1.55e9;
-/// The same with swapped operands, where the tensor cores mostly wait for memory.
+/// The same for few rows, where the tensor cores mostly wait for memory.
 const IDLE_CLOCK: f64 = 1.85e9;
 /// Bytes that HBM delivers in a second.
 const HBM: f64 = 4.25e12;
@@ -224,8 +223,15 @@ pub fn choose(problem: &Problem, sms: u32) -> Result<Choice, JitError> {
     if candidates.is_empty() {
         return Err(unsupported("K is too large"));
     }
-    // Where memory decides, what leaves the most room beside it; equal estimates keep the order of SHAPES.
-    let order = |x: &Estimate, y: &Estimate| x.us().total_cmp(&y.us()).then(x.compute_us.total_cmp(&y.compute_us));
+    // Where memory decides, what leaves the most room beside it. With up to 64 rows and several tiles for an SM that
+    // is one tile of up to three, since the ends of the others are behind the next one's loads; with swapped operands,
+    // whose CTAs share an SM, always. Equal estimates keep the order of SHAPES.
+    let room = |x: &Estimate| match x.config.schedule {
+        Schedule::Swapped => x.compute_us / 3.0,
+        _ if few_rows(problem, &x.config) => x.compute_us / x.waves.min(3) as f64,
+        _ => x.compute_us,
+    };
+    let order = |x: &Estimate, y: &Estimate| x.us().total_cmp(&y.us()).then(room(x).total_cmp(&room(y)));
     candidates.sort_by(order);
     Ok(Choice { candidates })
 }
@@ -388,7 +394,10 @@ fn swapped_config(
     let ctas = tiles(problem, &most).saturating_mul(u64::from(most.cluster()));
     let together = ctas.div_ceil(u64::from(sms)).clamp(1, 4) as u32;
     let half = deepest(2).filter(|stages| together == 1 && *stages >= needed.min(3));
-    let stages = half.or_else(|| deepest(together))?;
+    // Three leave a gap that a fourth fills; with more than 8 tokens and much of K a single stage is too little.
+    let together = if together == 3 { 4 } else { together };
+    let least = if block_m > 8 && needed > 4 { 2 } else { 1 };
+    let stages = half.or_else(|| (1..=together).rev().filter_map(deepest).find(|stages| *stages >= least))?;
     Some(KernelConfig { stages, ..most }).filter(|config| config.check().is_ok())
 }
 
@@ -412,15 +421,20 @@ pub fn tiles(problem: &Problem, config: &KernelConfig) -> u64 {
     rows.saturating_mul(along(problem.n, config.block_n, config.share.along_n()))
 }
 
+/// Whether this is a kernel for few rows, and they are few: one row of tiles, which waits for memory.
+fn few_rows(problem: &Problem, config: &KernelConfig) -> bool {
+    config.schedule == Schedule::Swapped || (problem.m <= 64 && config.block_m == 64 && config.math_groups() == 1)
+}
+
 pub(crate) fn estimate(problem: &Problem, config: KernelConfig, sms: u32) -> Estimate {
     let (m, n, k) = (problem.m as f64, problem.n as f64, problem.k as f64);
     let (block_m, block_n) = (f64::from(config.block_m), f64::from(config.block_n));
     let tiles = tiles(problem, &config);
-    let parts = config.accumulation.parts();
+    let ctas = tiles.saturating_mul(u64::from(config.accumulation.parts()));
     let cluster = config.cluster();
     let sms = u64::from(sms / cluster * cluster).max(1);
-    let waves = tiles.div_ceil(sms);
-    let full = (tiles.saturating_mul(u64::from(parts))) as f64 / sms as f64;
+    let waves = ctas.div_ceil(sms);
+    let full = ctas as f64 / sms as f64;
     let column_scales = config.scales == KernelScales::Block1d1d;
     let size = problem.d.size() as f64;
     let exposed = match (config.block_m, config.block_n) {
@@ -455,20 +469,20 @@ pub(crate) fn estimate(problem: &Problem, config: KernelConfig, sms: u32) -> Est
     let pairing = if cluster > 1 { 1.005 } else { 1.0 };
     let start = if config.block_m == 256 { 1700.0 } else { 900.0 };
     let store_rate = if config.store == Store::Direct { 18.0 } else { 24.0 };
-    let start = if config.schedule == Schedule::Swapped { 400.0 / full.max(1.0) } else { start };
+    let start = if config.schedule == Schedule::Swapped { 300.0 } else { start };
     let store = start + block_m * block_n * size * c / store_rate;
-    let tile = (problem.k.div_ceil(128).div_ceil(parts as usize) as f64) * tensor.max(l2) * pairing + store;
+    let tile =
+        (problem.k.div_ceil(128).div_ceil(config.accumulation.parts() as usize) as f64) * tensor.max(l2) * pairing
+            + store;
     let (rounds, handover) = match config.schedule {
         // Accumulators go out and in again.
         Schedule::StreamK => (full + 0.06, 2.0 * block_m * block_n * 4.0 / 40.0),
-        Schedule::Cooperative | Schedule::PingPong => ((0.5 * (waves as f64 + full)).max(1.0), 0.0),
-        // CTAs of an SM run side by side.
-        Schedule::Swapped => (full.max(1.0), 0.0),
+        _ => ((0.5 * (waves as f64 + full)).max(1.0), 0.0),
     };
     let cycles = rounds * tile + handover + if cluster > 1 { 4500.0 } else { 3500.0 };
     let read_c = if config.c.is_some() { problem.c.map_or(0, OutputType::size) as f64 } else { 0.0 };
     let bytes = m * k + n * k + (size + read_c) * m * n;
-    let clock = if config.schedule == Schedule::Swapped { IDLE_CLOCK } else { CLOCK };
+    let clock = if few_rows(problem, &config) { IDLE_CLOCK } else { CLOCK };
     let memory = if config.schedule == Schedule::Swapped {
         HBM.min((full * sms as f64).min(sms as f64) * HBM_TO_SM)
     } else {

@@ -87,6 +87,51 @@ fn few_rows_take_every_shape() {
     assert_eq!((shapes.len(), policies.len()), (27, 16), "{shapes:?} {policies:?}");
 }
 
+/// What runs one after the other: two products with one A and two weights, and one whose A is the result of either.
+struct Chain {
+    first: [Case; 2],
+    last: Case,
+    /// What comes out of `last` for each of the first.
+    expected: [Matrix; 2],
+}
+
+/// D of the first is bf16; its bytes are the E4M3 codes of the last one's A.
+fn chain() -> Chain {
+    let (m, n, k) = (8, 3584, 2048);
+    let first: Problem = format!("{m}x{n}x{k} a=e4m3:1x128 b=e4m3:128x128 d=bf16").parse().unwrap();
+    let last: Problem = format!("{m}x4096x{} a=e4m3:1x128 b=e4m3:128x128 d=f32", 2 * n).parse().unwrap();
+    let of_ones =
+        |x: &ScaledMatrix, codes| ScaledMatrix::new(x.ty(), x.layout(), codes, x.scales().mapv(|_| 1.0)).unwrap();
+    // Sums of four numbers that are 1, 0 or -1: no byte of such a bf16 is a NaN of E4M3.
+    let few = |seed| {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let case = Case::random(first, &mut rng);
+        let a = Array2::from_shape_fn((m, k), |(i, j)| if j % (k / 4) == i { 0x38 } else { 0 });
+        let b = Array2::from_shape_fn((n, k), |_| [0x38, 0xB8, 0][rng.random_range(0..3)]);
+        let (a, b) = (of_ones(&case.a, a), of_ones(&case.b, b));
+        Case { a, b, ..case }
+    };
+    let first = [few(1), few(2)];
+    let mut rng = StdRng::seed_from_u64(3);
+    let case = Case::random(last, &mut rng);
+    let b = Array2::from_shape_fn((last.n, last.k), |_| [0x38, 0xB0, 0x21, 0][rng.random_range(0..4)]);
+    let last = Case { b: of_ones(&case.b, b), a: of_ones(&case.a, case.a.codes().to_owned()), ..case };
+    let expected = first.each_ref().map(|case| {
+        let codes = Array2::from_shape_vec((m, 2 * n), bytes(&case.twin().view())).unwrap();
+        let a = of_ones(&last.a, codes);
+        Case { problem: last.problem, a, b: last.b.clone(), c: None, kinds: String::new() }.twin()
+    });
+    Chain { first, last, expected }
+}
+
+/// Breaks if the chain below cannot tell an old A from a new one. Needs no GPU.
+#[test]
+fn the_chain_tells_results_apart() {
+    let expected = chain().expected.map(|one| bytes(&one.view()));
+    let same = expected[0].chunks(4).zip(expected[1].chunks(4)).filter(|(one, other)| one == other).count();
+    assert!(same * 100 < expected[0].len() / 4, "{same} outputs are the same");
+}
+
 /// Breaks if a kernel that loads its weights early also reads A early: A is what the kernel before it, which may
 /// still run, writes. 20 times in turn with two results, so that an old one is a wrong one.
 #[test]
@@ -94,33 +139,10 @@ fn few_rows_take_every_shape() {
 fn early_weights_are_not_early_tokens() {
     let (gpu, compiler) = setup();
     let stream = gpu.context().new_stream().unwrap();
-    let (m, n, k, columns) = (8, 3584, 2048, 4096);
-    // D of the first is bf16; its bytes are the E4M3 codes of the second's A.
-    let first: Problem = format!("{m}x{n}x{k} a=e4m3:1x128 b=e4m3:128x128 d=bf16").parse().unwrap();
-    let second: Problem = format!("{m}x{columns}x{} a=e4m3:1x128 b=e4m3:128x128 d=f32", 2 * n).parse().unwrap();
-    let plans = [first, second].map(|problem| Plan::new(&gpu, &compiler, &problem).unwrap());
+    let Chain { first: cases, last, expected } = chain();
+    let (m, n, k, columns) = (cases[0].problem.m, cases[0].problem.n, cases[0].problem.k, last.problem.n);
+    let plans = [cases[0].problem, last.problem].map(|problem| Plan::new(&gpu, &compiler, &problem).unwrap());
     assert!(plans.iter().all(|plan| plan.config().schedule == Schedule::Swapped));
-    // Sums of four numbers that are 1, 0 or -1: no byte of such a bf16 is a NaN of E4M3.
-    let few = |seed| {
-        let mut rng = StdRng::seed_from_u64(seed);
-        let case = Case::random(first, &mut rng);
-        let a = Array2::from_shape_fn((m, k), |(i, j)| if j % (k / 4) == i { 0x38 } else { 0 });
-        let b = Array2::from_shape_fn((n, k), |_| [0x38, 0xB8, 0][rng.random_range(0..3)]);
-        let ones =
-            |x: &ScaledMatrix, codes| ScaledMatrix::new(x.ty(), x.layout(), codes, x.scales().mapv(|_| 1.0)).unwrap();
-        let (a, b) = (ones(&case.a, a), ones(&case.b, b));
-        Case { a, b, ..case }
-    };
-    // Two weights of the first, one of the second.
-    let cases = [few(1), few(2)];
-    let mut seed = 0;
-    let last = loop {
-        seed += 1;
-        let case = Case::seeded(second, seed);
-        if case.kinds.contains("B Normal x") {
-            break case;
-        }
-    };
     let put = |bytes: &[u8]| stream.clone_htod(bytes).unwrap();
     let codes = |x: &ScaledMatrix| put(x.codes().as_slice().unwrap());
     let numbers = |x: Vec<f32>| put(&x.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<_>>());
@@ -159,12 +181,6 @@ fn early_weights_are_not_early_tokens() {
             unsafe { plan.prepare(&operands).unwrap().launch_with(&stream, options) }.unwrap();
         }
     }
-    let expected = cases.each_ref().map(|case| {
-        let codes = Array2::from_shape_vec((m, 2 * n), bytes(&case.twin().view())).unwrap();
-        let a = ScaledMatrix::new(last.a.ty(), last.a.layout(), codes, last.a.scales().to_owned()).unwrap();
-        Case { problem: second, a, b: last.b.clone(), c: None, kinds: String::new() }.twin()
-    });
-    assert_ne!(bytes(&expected[0].view()), bytes(&expected[1].view()));
     for (turn, d) in results.iter().enumerate() {
         let found = Array2::from_shape_vec((m, columns), stream.clone_dtoh(d).unwrap()).unwrap();
         assert_bits(&Matrix::F32(found), &expected[turn % 2], &format!("turn {turn}"));

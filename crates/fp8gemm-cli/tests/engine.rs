@@ -72,11 +72,11 @@ fn auto_without_a_gpu_is_the_twin_and_says_why() {
 fn what_no_kernel_computes_is_wrong_usage() {
     let folder = inputs();
     let gemm = |flags: &[&str]| without_gpu(folder.path(), &[&GEMM[..], flags].concat());
-    for policy in ["cutlass128", "promote64", "split2"] {
+    for policy in ["cutlass128", "promote64", "split3"] {
         let refused = gemm(&["--engine", "hopper", "--policy", policy]);
-        refused.refused(2, &["engine hopper", policy, "promote128 and chain"]);
+        refused.refused(2, &["engine hopper", policy, "promote128, chain"]);
         let verify = ["verify", "deepgemm_1d2d_n0.safetensors", "--engine", "hopper", "--policy", policy];
-        without_gpu(&vectors(), &verify).refused(2, &["engine hopper", policy, "promote128 and chain"]);
+        without_gpu(&vectors(), &verify).refused(2, &["engine hopper", policy, "promote128, chain"]);
     }
     gemm(&["--engine", "twin", "--device", "0"]).refused(2, &["--device 0", "twin"]);
     gemm(&["--engine", "cuda"]).refused(2, &["cuda", "hopper"]);

@@ -55,7 +55,7 @@ fn problems_have_one_meaning() {
         (&[usual, "--policy", "chain"], "leave the flags out"),
         (&["--policy", "chain"], "need its sizes"),
         (&["1", "2", "3", "--policy", "chain"], "chain"),
-        (&["1", "2", "3", "--policy", "promote64"], "promote128 and chain"),
+        (&["1", "2", "3", "--policy", "promote64"], "promote128, chain"),
         (&["0", "2", "3"], "at least 1"),
         (&["1", "2", "3", "--beta", "1"], "C"),
         (&[], "which problem"),

@@ -312,6 +312,8 @@ fn check_config(problem: &Problem, config: &KernelConfig, chosen: &KernelConfig,
         ("type of C", config.c == chosen.c),
         ("number of CTAs in a cluster", sms >= config.cluster()),
         ("way of storing D", config.store == Store::Direct || tma_can_store(problem)),
+        // Each row of tiles would read the weights once more, and nobody has tried more than one.
+        ("number of rows", config.schedule != Schedule::Swapped || problem.m <= config.block_m as usize),
         ("number of tiles for stream-K", config.schedule != Schedule::StreamK || streams(problem, config, sms)),
         ("number of K blocks", config.scales != KernelScales::Block1d2d || blocks <= config.max_k_blocks as usize),
     ];
@@ -371,5 +373,33 @@ mod tests {
         assert!(matches!(load(rejected), Err(HopperError::Jit(JitError::Rejected { .. }))));
         let taken = or_as_compiled(&problem, Interleave::OneInFour, Ok::<_, HopperError>).unwrap();
         assert_eq!(taken, Interleave::OneInFour);
+    }
+
+    /// Breaks if a configuration is launched on a problem that it does not compute, or refused on one that it does.
+    #[test]
+    fn configurations_of_other_problems_are_refused() {
+        let problem = |text: &str| text.parse::<Problem>().unwrap();
+        let few = problem("5x576x7168 a=e4m3:1x128 b=e4m3:128x128 d=bf16");
+        let swapped = choose(&few, 132).unwrap().config();
+        assert_eq!(swapped.schedule, Schedule::Swapped);
+        for (text, field) in [
+            ("8x600x7168 a=e4m3:1x128 b=e4m3:128x128 d=bf16", ""),
+            ("9x576x7168 a=e4m3:1x128 b=e4m3:128x128 d=bf16", "number of rows"),
+            ("5x576x7168 a=e5m2:1x128 b=e4m3:128x128 d=bf16", "type of A"),
+            ("5x576x7168 a=e4m3:1x128 b=e5m2:128x128 d=bf16", "type of B"),
+            ("5x576x7168 a=e4m3:1x128 b=e4m3:128x128 d=f16", "type of D"),
+            ("5x576x7168 a=e4m3:1x128 b=e4m3:128x128 d=bf16 c=bf16 beta=1", "type of C"),
+            ("5x576x7168 a=e4m3:1x128 b=e4m3:1x128 d=bf16", "way of applying scales"),
+            ("5x576x7168 a=e4m3:1x128 b=e4m3:128x128 d=bf16 policy=split2", "accumulation"),
+            ("5x576x16384 a=e4m3:1x128 b=e4m3:128x128 d=bf16", "number of K blocks"),
+        ] {
+            let problem = problem(text);
+            let found = match check_config(&problem, &swapped, &choose(&problem, 132).unwrap().config(), 132) {
+                Ok(()) => "",
+                Err(HopperError::WrongConfiguration { field, .. }) => field,
+                Err(other) => panic!("{text}: {other}"),
+            };
+            assert_eq!(found, field, "{text}");
+        }
     }
 }

@@ -176,10 +176,14 @@ pub(super) fn rule_against(problem: &Problem) -> Option<String> {
 
 /// The rule by which no kernel computes this policy, whatever the scales.
 pub(super) fn rule_against_policy(policy: Policy) -> Option<String> {
-    // Every policy is legal for tensor scales.
-    let operand = OperandSpec { ty: OperandType::E4m3, scales: ScaleLayout::Tensor };
-    let (a, b, c, d, epilogue) = (operand, operand, None, OutputType::Bf16, Epilogue::default());
-    rule_against(&Problem { m: 1, n: 1, k: 1, a, b, c, d, policy, epilogue })
+    // Every policy is legal for tensor scales; some have a kernel for block scales alone.
+    let with = |[a, b]: [ScaleLayout; 2]| {
+        let [a, b] = [a, b].map(|scales| OperandSpec { ty: OperandType::E4m3, scales });
+        let (c, d, epilogue) = (None, OutputType::Bf16, Epilogue::default());
+        rule_against(&Problem { m: 1, n: 1, k: 1, a, b, c, d, policy, epilogue })
+    };
+    let tensor = with([ScaleLayout::Tensor; 2])?;
+    with([ScaleLayout::Block1x128, ScaleLayout::Block128x128]).map(|_| tensor)
 }
 
 /// Whether the machine lacks something that the twin does without: memory, or an NVRTC that compiles
@@ -222,10 +226,10 @@ mod tests {
         let mx = rule("3x5x64 a=e4m3:1x32 b=e4m3:1x32 d=f32 policy=promote32").unwrap();
         assert!(mx.contains("128x128"), "{mx}");
         for policy in Policy::COMMON {
-            let known = policy == Policy::PROMOTE_128 || policy == Policy::Chain;
+            let known = matches!(policy, Policy::PROMOTE_128 | Policy::Chain | Policy::Split { parts: 2 | 4 });
             assert_eq!(rule_against_policy(policy).is_none(), known, "{policy}");
         }
-        assert!(rule_against_policy(Policy::Cutlass128).unwrap().contains("promote128 and chain"));
+        assert!(rule_against_policy(Policy::Cutlass128).unwrap().contains("promote128, chain"));
     }
 
     /// Breaks if an error of several lines is printed as several lines, or loses one.

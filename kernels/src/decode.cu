@@ -43,6 +43,7 @@ constexpr u32 AT_BARRIERS = AT_SUMS + (SPLIT - 1) * EACH * 512;
 constexpr u32 SHARED_BYTES = AT_BARRIERS + 2 * STAGES * 8;
 static_assert(SHARED_BYTES + 1024 == SHARED_BYTES_EXPECTED, "the host and the kernel agree on shared memory");
 static_assert(ROWS % 8 == 0 && 64 % ROWS == 0, "whole swizzled groups of rows; one 128x128 scale for all rows");
+static_assert(MAX_K_BLOCKS >= STAGE_BLOCKS, "scales of a whole stage are read");
 static_assert(TOKENS % 8 == 0 && COLUMNS <= 256, "wgmma has multiples of 8 columns");
 static_assert(STAGE_BLOCKS % 4 == 0 && (DIAGONAL || STAGE_BLOCKS == 4), "scales and results are read by four");
 
@@ -79,7 +80,8 @@ struct Place {
     MEMBER bool empty(u32 of_rank) const { return first(of_rank) == first(of_rank + 1); }
 };
 
-// One thread: keeps the ring full. Where K is whole blocks, one load brings what a stage has of an operand. Rows of
+// One thread: keeps the ring full. Boxes are those of the host's tensor maps (fp8gemm-hopper, arguments.rs, decides by
+// the same two conditions). Where K is whole blocks, one load brings what a stage has of an operand. Rows of
 // tokens that do not exist are not loaded, since TMA writes its zeros more slowly than data: then tokens
 // come block by block.
 struct Producer {

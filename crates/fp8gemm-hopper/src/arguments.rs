@@ -44,9 +44,10 @@ pub(crate) struct Arguments {
     policy_b: u64,
 }
 
-/// B as the kernel reads it: once, or as often as there are rows of tiles.
+/// B as the kernel reads it: once, or as often as there are rows of tiles. (What clusters share is loaded by
+/// multicast, without a policy.)
 fn policy_b(p: &Problem, config: &KernelConfig) -> u64 {
-    let once = p.m <= (config.block_m * config.share.along_m()) as usize;
+    let once = p.m <= config.block_m as usize;
     if once { l2_policy(p.n as u128 * p.k as u128) } else { EVICT_NORMAL }
 }
 
@@ -129,7 +130,8 @@ impl Arguments {
         let (m, n) = (p.m as u64, p.n as u64);
         if changed(|o| o.a) {
             let (rows, all) = (config.block_m / config.share.along_n(), p.m >= config.block_m as usize);
-            // With swapped operands rows of A that do not exist are not loaded: boxes end before.
+            // With swapped operands rows of A that do not exist are not loaded: boxes end before (`struct Producer` of
+            // decode.cu counts their bytes by the same conditions).
             let rows = if config.schedule == Schedule::Swapped && !all { p.m as u32 } else { rows };
             let blocks = if config.schedule == Schedule::Swapped && !all { 1 } else { config.stage_blocks() };
             self.a = codes(p, new.a, m, rows, blocks)?;

@@ -48,6 +48,13 @@ impl LaunchOptions {
     }
 
     /// Sets [`constant_weights`](Self::constant_weights).
+    ///
+    /// ```
+    /// use fp8gemm_hopper::LaunchOptions;
+    ///
+    /// let options = LaunchOptions::default().overlapping_previous(true).constant_weights(true);
+    /// assert!(options.constant_weights);
+    /// ```
     #[must_use]
     pub fn constant_weights(self, constant_weights: bool) -> Self {
         Self { constant_weights, ..self }

@@ -302,7 +302,8 @@ fn or_as_compiled<T>(
 /// matters to the bits.
 fn check_config(problem: &Problem, config: &KernelConfig, chosen: &KernelConfig, sms: u32) -> Result<(), HopperError> {
     config.check()?;
-    let blocks = problem.k.div_ceil(128);
+    // Of a CTA.
+    let blocks = problem.k.div_ceil(128).div_ceil(config.accumulation.parts() as usize);
     let fields = [
         ("type of A", config.a == chosen.a),
         ("type of B", config.b == chosen.b),
@@ -342,8 +343,9 @@ fn check_sizes(problem: &Problem, config: &KernelConfig) -> Result<(), HopperErr
     for (what, rows) in [("number of output tiles", rows), ("number of tiles in a group", u128::from(config.group))] {
         // One CTA for each tile, of which a launch has fewer than 2^31.
         let most = if config.schedule == Schedule::Swapped { 1 << 31 } else { (1 << 32) - (1 << 16) };
-        if rows * columns * u128::from(config.accumulation.parts()) >= most {
-            return too_large(what, rows * columns, "the kernel counts tiles in 32 bits, one CTA each in 31");
+        let counted = rows * columns * u128::from(config.accumulation.parts());
+        if counted >= most {
+            return too_large(what, counted, "the kernel counts tiles in 32 bits, one CTA each in 31");
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Every configuration that can ever be chosen, ping-pong beside them, and a small set that covers
+//! Every configuration that can be chosen for `promote128` and `chain`, ping-pong beside them, and a small set that covers
 //! what matters.
 //!
 //! All are made by asking [`choose`] about a grid of problems, so no rule is repeated here: a tile
@@ -80,7 +80,7 @@ impl fmt::Display for Entry {
     }
 }
 
-/// Every kernel that can ever be needed, and some that can be asked for: those of [`full`], of
+/// Every kernel that these policies can need, and some that can be asked for: those of [`full`], of
 /// [`ping_pong`], then those that quantise and transpose. The order is the same in every process of
 /// one build.
 pub fn entries() -> Vec<Entry> {
@@ -92,7 +92,7 @@ pub fn entries() -> Vec<Entry> {
 
 /// Every kernel that [`choose`] considers for some problem and some GPU, each once: all types of A, B,
 /// C and D, scales, tiles, the policies `promote128` and `chain`, and the classes into which K falls. (Kernels for
-/// `split<p>` are compiled when they are asked for: four times those with swapped operands.)
+/// `split<p>` are compiled when they are asked for: they would be three times those with swapped operands.)
 ///
 /// ```
 /// use fp8gemm_jit::{catalog, choose};
@@ -149,6 +149,7 @@ fn twins(all: &[KernelConfig]) -> Vec<KernelConfig> {
 ///
 /// - every tile with every main loop (depth of the ring) for E4M3, bf16, 1D2D without C;
 /// - of all other axes, every pair of values that occurs in [`full`] at all;
+/// - of kernels with K split every width and every output;
 /// - of ping-pong every way of applying scales, output with its way of storing, sharing, and
 ///   number of waves.
 ///
@@ -171,7 +172,18 @@ pub fn cover() -> Vec<KernelConfig> {
     let twins = twins(&all);
     let features: Vec<_> = twins.iter().map(ping_pong_features).collect();
     chosen.extend(covering(&features, &[]).into_iter().map(|index| twins[index]));
+    chosen.extend(splits());
     chosen
+}
+
+/// Some kernels with K split, which [`full`] leaves out.
+fn splits() -> Vec<KernelConfig> {
+    ["8x5000x7168 d=bf16 policy=split4", "16x5000x7168 d=f32 policy=split2", "32x5000x7168 d=f16 policy=split8"]
+        .iter()
+        .filter_map(|text| text.replace(" d=", " a=e4m3:1x128 b=e4m3:128x128 d=").parse().ok())
+        .filter_map(|problem| choose(&problem, 132).ok())
+        .flat_map(|choice| choice.candidates.into_iter().map(|estimate| estimate.config.compiled()))
+        .collect()
 }
 
 /// What of a ping-pong configuration the cover has at least once.

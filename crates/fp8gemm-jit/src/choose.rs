@@ -7,7 +7,7 @@
 //!          = max( 4 max(BN/2, 16 + BN/4) + 200/i ,  the same )                up to 64 rows
 //!          = max( 90 + 2 BM                      ,  the same )                swapped, 64 columns
 //!          = max( (250 + 64 BM/BN) BN/64         ,  the same )                swapped, fewer
-//! tile     = ceil(K / 128) * block * p + start + BM * BN * size(D) * c / s   K loop; first load, store
+//! tile     = ceil(K / 128 / split) * block * p + start + BM * BN * size(D) * c / s   K loop; first load, store
 //! waves    = halfway between tiles / SMs and its ceiling, but at least 1; stream-K: tiles / SMs + 0.06
 //! compute  = waves * tile + handover + launch
 //! memory   = (M K + N K + (size(D) + size(C)) M N) / HBM                   swapped: at most 50 GB/s an SM
@@ -183,7 +183,8 @@ impl fmt::Display for Choice {
 ///
 /// # Errors
 /// [`JitError::Problem`] where the problem itself is not legal; [`JitError::Unsupported`] where no
-/// kernel computes it: policies other than `promote128` and `chain`, 1x32 scales, M, N or K of 0.
+/// kernel computes it: policies other than `promote128`, `chain` and, for few rows, `split2`,
+/// `split4` and `split8`; 1x32 scales; M, N or K of 0.
 ///
 /// ```
 /// let problem = "4096x7168x16384 a=e4m3:1x128 b=e4m3:128x128 d=bf16".parse()?;
@@ -218,7 +219,9 @@ pub fn choose(problem: &Problem, sms: u32) -> Result<Choice, JitError> {
         candidates = filled(KernelScales::Block1d1d);
     }
     if candidates.is_empty() && accumulation.parts() > 1 {
-        return Err(unsupported("kernels with K split are for 1x128 and 128x128 scales, up to 32 rows and no C"));
+        return Err(unsupported(
+            "kernels with K split are for 1x128 and 128x128 scales, up to 32 rows, no C, and K that is not too large",
+        ));
     }
     if candidates.is_empty() {
         return Err(unsupported("K is too large"));
@@ -348,6 +351,11 @@ fn scale_blocks(k_blocks: u32) -> Option<u32> {
     k_blocks.max(16).checked_next_power_of_two()
 }
 
+/// Blocks of K that one CTA has, at most.
+fn blocks_of_cta(problem: &Problem, accumulation: Accumulation) -> Option<u32> {
+    u32::try_from(problem.k.div_ceil(128).div_ceil(accumulation.parts() as usize)).ok()
+}
+
 /// The shape with swapped operands filled in: for no more rows than a tile has, else weights would be brought
 /// once more.
 fn swapped_config(
@@ -358,11 +366,17 @@ fn swapped_config(
     sms: u32,
 ) -> Option<KernelConfig> {
     let Shape { block_m, block_n, share, schedule, in_flight, .. } = shape;
-    let k_blocks = u32::try_from(problem.k.div_ceil(128)).ok()?;
+    // Of one CTA.
+    let k_blocks = blocks_of_cta(problem, accumulation)?;
     let least = if block_m > 8 { block_m / 2 } else { 0 };
     let rows = problem.m > least as usize && problem.m <= block_m as usize;
     let reads_c = problem.c.is_some() && problem.epilogue.reads_c();
     if !rows || reads_c || scales != KernelScales::Block1d2d || accumulation == Accumulation::Chain {
+        return None;
+    }
+    // A stage is loaded whole, where the range of the next CTA begins inside it too.
+    let stage = in_flight * (64 / block_n);
+    if accumulation.parts() > 1 && block_n < 64 && stage > k_blocks {
         return None;
     }
     let most = KernelConfig {
@@ -454,7 +468,7 @@ pub(crate) fn estimate(problem: &Problem, config: KernelConfig, sms: u32) -> Est
     let scales = if column_scales { 0.62 } else { 1.0 };
     let depth = if config.stages == 2 { 0.75 } else { 1.0 };
     let tensor = if config.schedule == Schedule::Swapped {
-        let columns = block_m * 64.0 / block_n;
+        let columns = f64::from(config.wgmma_columns());
         if config.block_n == 64 { 90.0 + 2.0 * columns } else { (250.0 + columns) * block_n / 64.0 }
     } else if config.math_groups() == 1 {
         4.0 * (block_n / 2.0).max(16.0 + block_n / 4.0) + 200.0 / f64::from(config.in_flight)
@@ -472,8 +486,7 @@ pub(crate) fn estimate(problem: &Problem, config: KernelConfig, sms: u32) -> Est
     let start = if config.schedule == Schedule::Swapped { 300.0 } else { start };
     let store = start + block_m * block_n * size * c / store_rate;
     let tile =
-        (problem.k.div_ceil(128).div_ceil(config.accumulation.parts() as usize) as f64) * tensor.max(l2) * pairing
-            + store;
+        blocks_of_cta(problem, config.accumulation).map_or(f64::INFINITY, f64::from) * tensor.max(l2) * pairing + store;
     let (rounds, handover) = match config.schedule {
         // Accumulators go out and in again.
         Schedule::StreamK => (full + 0.06, 2.0 * block_m * block_n * 4.0 / 40.0),

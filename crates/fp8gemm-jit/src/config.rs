@@ -52,7 +52,7 @@ impl Accumulation {
 /// both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Share {
-    /// No clusters.
+    /// Nothing is shared.
     #[default]
     Nothing,
     /// Neighbours along N share their rows of A.
@@ -191,10 +191,18 @@ impl KernelConfig {
         }
     }
 
+    /// Columns of the kernel's `wgmma`.
+    pub const fn wgmma_columns(&self) -> u32 {
+        match self.schedule {
+            Schedule::Swapped if self.block_n > 0 => (64 / self.block_n).saturating_mul(self.block_m),
+            _ => self.block_n,
+        }
+    }
+
     /// Blocks of K in a stage.
     pub const fn stage_blocks(&self) -> u32 {
         match self.schedule {
-            Schedule::Swapped => self.in_flight * (64 / if self.block_n == 0 { 64 } else { self.block_n }),
+            Schedule::Swapped => self.in_flight.saturating_mul(64 / if self.block_n == 0 { 64 } else { self.block_n }),
             _ => self.in_flight,
         }
     }
@@ -336,12 +344,12 @@ impl KernelConfig {
         if ![8, 16, 32, 64].contains(&self.block_n) {
             return fail("block_n", self.block_n, "with swapped operands it must be 8, 16, 32 or 64");
         }
-        let columns = 64 / self.block_n * self.block_m;
+        let columns = self.wgmma_columns();
         if columns > 256 {
             return fail("block_m", self.block_m, "64 / block_n times block_m are the columns of wgmma: at most 256");
         }
         // Scales and results are read by four; accumulators of all that is under way fit the registers.
-        let fits = if self.block_n == 64 { self.in_flight == 4 } else { self.in_flight * columns <= 256 };
+        let fits = if self.block_n == 64 { self.in_flight == 4 } else { self.in_flight.saturating_mul(columns) <= 256 };
         if !(1..=16).contains(&self.in_flight) || !self.stage_blocks().is_multiple_of(4) || !fits {
             let rule =
                 "with swapped operands a stage has a multiple of 4 blocks, at most 256 columns of wgmma in flight";
@@ -352,9 +360,12 @@ impl KernelConfig {
             ("accumulation", splits, "with swapped operands it is promote128, or split in 2, 4 or 8"),
             ("scales", self.scales == KernelScales::Block1d2d, "with swapped operands they are 1x128 and 128x128"),
             ("c", self.c.is_none(), "with swapped operands there is no C"),
-            ("share", self.share == Share::Nothing, "with swapped operands there are no clusters"),
+            ("share", self.share == Share::Nothing, "with swapped operands nothing is shared"),
             ("store", self.store == Store::Direct, "with swapped operands D is stored directly"),
         ];
+        if self.max_k_blocks < self.stage_blocks() {
+            return fail("max_k_blocks", self.max_k_blocks, "with swapped operands a stage's scales are read whole");
+        }
         for (field, holds, rule) in only {
             if !holds {
                 return fail(field, 0, rule);
@@ -487,6 +498,55 @@ pub(crate) mod tests {
             KernelConfig { stages: 4, ..LARGE },
             KernelConfig { schedule: Schedule::PingPong, ..LARGE },
             KernelConfig { accumulation: Accumulation::Chain, ..LARGE },
+        ] {
+            assert!(matches!(bad.check(), Err(JitError::Config { .. })), "{bad}");
+        }
+    }
+
+    /// Breaks if a kernel with swapped operands is one that cannot be, has another amount of shared memory than the
+    /// kernel that ran on an H200, or numbers beyond all sense are no errors.
+    #[test]
+    fn swapped_operands_have_rules_of_their_own() {
+        let swapped = KernelConfig {
+            block_m: 8,
+            block_n: 8,
+            stages: 3,
+            in_flight: 2,
+            schedule: Schedule::Swapped,
+            store: Store::Direct,
+            max_k_blocks: 64,
+            group: 1,
+            ..LARGE
+        };
+        swapped.check().unwrap();
+        assert_eq!(swapped.kernel_name(), "e4m3_e4m3_1d2d_bf16_8x8_s3_f2_sw_d_k64");
+        assert_eq!((swapped.threads(), swapped.stage_blocks(), swapped.wgmma_columns()), (288, 16, 64));
+        // Operands, barriers, results, scales of 8 rows and B's, alignment.
+        assert_eq!(swapped.shared_bytes(), 3 * (16 * 16 * 128 + 16) + 2 * 16 * 64 * 4 + 9 * 16 * 16 + 1024);
+        let split = KernelConfig { accumulation: Accumulation::Split { parts: 4 }, ..swapped };
+        split.check().unwrap();
+        assert_eq!((split.cluster(), split.shared_bytes() - swapped.shared_bytes()), (4, 3 * 512));
+        let wide = KernelConfig { block_m: 32, block_n: 64, in_flight: 4, stages: 1, ..swapped };
+        wide.check().unwrap();
+        assert_eq!((wide.threads(), wide.stage_blocks(), wide.wgmma_columns()), (160, 4, 32));
+        for bad in [
+            KernelConfig { block_m: 64, ..wide },
+            KernelConfig { block_n: 128, ..wide },
+            KernelConfig { block_n: 0, ..wide },
+            KernelConfig { in_flight: 2, ..wide },
+            KernelConfig { block_m: 32, ..swapped },
+            KernelConfig { in_flight: 0, ..swapped },
+            KernelConfig { in_flight: 5, ..swapped },
+            KernelConfig { in_flight: u32::MAX, ..swapped },
+            KernelConfig { stages: 0, ..swapped },
+            KernelConfig { stages: 16, ..swapped },
+            KernelConfig { max_k_blocks: 8, ..swapped },
+            KernelConfig { c: Some(OutputType::Bf16), ..swapped },
+            KernelConfig { store: Store::Tma, ..swapped },
+            KernelConfig { share: Share::B, ..swapped },
+            KernelConfig { scales: KernelScales::Block1d1d, ..swapped },
+            KernelConfig { accumulation: Accumulation::Split { parts: 3 }, ..swapped },
+            KernelConfig { accumulation: Accumulation::Split { parts: 2 }, ..LARGE },
         ] {
             assert!(matches!(bad.check(), Err(JitError::Config { .. })), "{bad}");
         }

@@ -32,9 +32,8 @@ impl KernelConfig {
 
     /// The one shape of this kernel.
     fn wgmma(&self) -> Wgmma {
-        let Self { a, b, block_m, block_n, .. } = *self;
-        let (n, a, b) =
-            if self.schedule == Schedule::Swapped { (64 / block_n * block_m, b, a) } else { (block_n, a, b) };
+        let n = self.wgmma_columns();
+        let (a, b) = if self.schedule == Schedule::Swapped { (self.b, self.a) } else { (self.a, self.b) };
         Wgmma { n, a, b, f16: false, a_in_registers: false, negate: [false, false] }
     }
 

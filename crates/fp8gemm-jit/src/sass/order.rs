@@ -72,7 +72,8 @@ impl Order {
         };
         [
             ("FENCE.VIEW.ASYNC", self.async_fences, (1 + tma, 1 + tma)),
-            ("ACQBULK", self.grid_waits, from(1)),
+            // With swapped operands one for scales, and one for either order of weights and tokens.
+            ("ACQBULK", self.grid_waits, from(if config.schedule == Schedule::Swapped { 3 } else { 1 })),
             ("PREEXIT", self.grid_releases, from(1)),
             ("UTMACMDFLUSH", self.store_groups, from(tma)),
             ("DEPBAR", self.store_waits, from(tma)),

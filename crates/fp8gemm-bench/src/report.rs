@@ -29,6 +29,8 @@ pub(crate) const fn ours_with(pattern: Interleave) -> &'static str {
         Interleave::None => "ours_yield-none",
         Interleave::DeepGemm2025 => "ours_yield-deepgemm-2025",
         Interleave::OneInFour => "ours_yield-one-in-four",
+        Interleave::Reuse => "ours_yield-reuse",
+        Interleave::ReuseDeepGemm2025 => "ours_yield-reuse-deepgemm-2025",
     }
 }
 

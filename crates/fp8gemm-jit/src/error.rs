@@ -192,7 +192,10 @@ pub enum JitError {
         rule: &'static str,
     },
     /// Text that is no pattern.
-    #[error("interleaving pattern {text:?}: expected as-compiled, none, deepgemm-2025 or one-in-four")]
+    #[error(
+        "interleaving pattern {text:?}: expected as-compiled, none, deepgemm-2025, one-in-four, reuse or \
+         reuse-deepgemm-2025"
+    )]
     Interleave {
         /// The text as given.
         text: String,

@@ -2,9 +2,10 @@
 //!
 //! After each 128 of K a warp runs through dozens of `FFMA` with nothing to wait for. Whether it lets
 //! other warps issue meanwhile, one of which may have the next `wgmma`, is decided by a flag in each
-//! instruction. ptxas 12.8 lets no `FFMA` yield, ptxas 13 every other one in a run; DeepGEMM patched its
-//! binaries in 2025. This pass makes each of these comparable with either compiler. The flags are hints:
-//! what is computed, and in which order, is the same.
+//! instruction. ptxas 12.8 lets no `FFMA` yield and marks every scale that the next one reads too for reuse;
+//! ptxas 13 lets every other one in a run yield, which marks nothing; DeepGEMM patched its binaries in 2025.
+//! This pass makes each of these comparable with either compiler. The flags are hints: what is computed, and in
+//! which order, is the same.
 
 use core::fmt;
 use core::ops::Range;
@@ -24,10 +25,10 @@ const WORD: usize = 16;
 
 /// Which `FFMA` of a run yield.
 ///
-/// A run is at least 8 consecutive `FFMA` of the promotion. No pattern marks a register for reuse that
-/// the compiler did not mark, or changes a stall count or anything outside runs. All are idempotent.
+/// A run is at least 8 consecutive `FFMA` of the promotion. Only those that begin with `reuse` mark a register for
+/// reuse that the compiler did not mark. None changes a stall count or anything outside runs. All are idempotent.
 ///
-/// Prints and parses as `as-compiled`, `none`, `deepgemm-2025`, `one-in-four`.
+/// Prints and parses as `as-compiled`, `none`, `deepgemm-2025`, `one-in-four`, `reuse`, `reuse-deepgemm-2025`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Interleave {
     /// As ptxas decided: the code is not looked at.
@@ -42,11 +43,19 @@ pub enum Interleave {
     DeepGemm2025,
     /// Each fourth one yields and marks nothing for reuse; the others as [`None`](Self::None).
     OneInFour,
+    /// As ptxas 12.8 would have it: none yields, and each marks its source B for reuse if the next in the run has
+    /// the same B, and not else. (One that writes its own source B, or has none (RZ), marks nothing; one with a stall
+    /// of 12 or more marks nothing and yields still, if it did.)
+    Reuse,
+    /// [`Reuse`](Self::Reuse), then [`DeepGemm2025`](Self::DeepGemm2025): what that makes of ptxas 12.8's code, on
+    /// the code of any.
+    ReuseDeepGemm2025,
 }
 
 impl Interleave {
     /// All patterns, [`AsCompiled`](Self::AsCompiled) first.
-    pub const ALL: [Self; 4] = [Self::AsCompiled, Self::None, Self::DeepGemm2025, Self::OneInFour];
+    pub const ALL: [Self; 6] =
+        [Self::AsCompiled, Self::None, Self::DeepGemm2025, Self::OneInFour, Self::Reuse, Self::ReuseDeepGemm2025];
 
     /// What it prints as.
     pub const fn name(self) -> &'static str {
@@ -55,6 +64,8 @@ impl Interleave {
             Self::None => "none",
             Self::DeepGemm2025 => "deepgemm-2025",
             Self::OneInFour => "one-in-four",
+            Self::Reuse => "reuse",
+            Self::ReuseDeepGemm2025 => "reuse-deepgemm-2025",
         }
     }
 
@@ -109,7 +120,19 @@ impl Interleave {
                     *word = if index % 4 == 3 { word.yielding() } else { word.staying() };
                 }
             }
+            Self::Reuse => keep_scales(run),
+            Self::ReuseDeepGemm2025 => {
+                keep_scales(run);
+                deepgemm(run);
+            }
         }
+    }
+}
+
+/// What is next to the last one is no `FFMA`, so that nothing is kept for it.
+fn keep_scales(run: &mut [Word]) {
+    for index in 0..run.len() {
+        run[index] = run[index].keeping_for(run.get(index + 1).copied());
     }
 }
 

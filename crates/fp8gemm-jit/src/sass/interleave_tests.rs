@@ -69,6 +69,9 @@ fn patterns() {
         // Nine of 16. The scale changes at the ninth, which is the first with its own.
         (Interleave::DeepGemm2025, "yryryryryrrrrrr.", "yryryryryryryryr"),
         (Interleave::OneInFour, "rrryrrryrrryrrry", ".r.y.r.y.r.y.r.y"),
+        // Not the eighth of the old code, whose next one has another scale: its mark is of no use.
+        (Interleave::Reuse, "rrrrrrr.rrrrrrr.", "rrrrrrrrrrrrrrr."),
+        (Interleave::ReuseDeepGemm2025, "yryryry.yrrrrrr.", "yryryryryrrrrrr."),
     ] {
         assert_eq!(shown(&rewritten(pattern, &old)), from_old, "{pattern}");
         assert_eq!(shown(&rewritten(pattern, &new)), from_new, "{pattern}");
@@ -85,6 +88,43 @@ fn deepgemm_remembers_scales() {
         .map(|(b, i)| ffma(100 + i, i, *b, true, false))
         .collect();
     assert_eq!(shown(&rewritten(Interleave::DeepGemm2025, &code)), "yyryryyryrrrrrrr");
+}
+
+/// Breaks if a scale is kept for an instruction that reads another one, or none there; if one is that the
+/// instruction itself overwrites, so that the next would get the old value; or if RZ, a yield that cannot be
+/// taken away, or the last of a run is marked.
+#[test]
+fn scales_are_kept_for_the_next_reader_only() {
+    let scales = [200, 200, 202, 200, 200, 200, 200, 255, 255, 204, 204, 204];
+    for reuse in [false, true] {
+        let mut code: Vec<_> = (0..).zip(scales).map(|(i, b)| ffma(100 + i, i, b, reuse, !reuse)).collect();
+        // d = b, and next to it; then a stall of 12, which goes with a yield only.
+        code[4] = ffma(200, 4, 200, reuse, !reuse);
+        code[9] = Word(ffma(109, 9, 204, false, true).0 & !(0xf << 105) | 12 << 105);
+        // The scale again, but not next to the run's last, or not in a run.
+        code.extend([NOP, ffma(120, 20, 204, false, false)]);
+        let changed = rewritten(Interleave::Reuse, &code);
+        assert_eq!(shown(&changed[..12]), "r..r.r...yr.");
+        assert_eq!(changed[12..], code[12..]);
+    }
+}
+
+/// Breaks if what DeepGEMM's rule makes of the code of ptxas 12.8 is not had from that of ptxas 13, or if the
+/// first step is not what 12.8 writes.
+#[test]
+fn either_compilers_code_becomes_the_same() {
+    // A scale of its own for each half, as a warpgroup has for its two rows; the mark ends with the scale.
+    let mut old = kept(32);
+    old[15] = ffma(115, 15, 200, false, false);
+    let new: Vec<_> =
+        old.iter().enumerate().map(|(i, word)| if i % 2 == 0 { word.yielding() } else { *word }).collect();
+    assert_eq!(rewritten(Interleave::Reuse, &old), old);
+    assert_eq!(rewritten(Interleave::Reuse, &new), old);
+    let expected = rewritten(Interleave::DeepGemm2025, &old);
+    assert_ne!(expected, new);
+    for code in [&old, &new] {
+        assert_eq!(rewritten(Interleave::ReuseDeepGemm2025, code), expected);
+    }
 }
 
 /// Breaks if short runs are changed, or if a run goes on beyond another instruction.
@@ -190,12 +230,14 @@ fn names() {
     let error = "None".parse::<Interleave>().unwrap_err().to_string();
     assert!(error.contains("\"None\"") && error.contains("deepgemm-2025"), "{error}");
     let suffixes = Interleave::ALL.map(Interleave::suffix);
-    assert_eq!(suffixes, ["", "_yield-none", "_yield-deepgemm-2025", "_yield-one-in-four"]);
+    let known = ["none", "deepgemm-2025", "one-in-four", "reuse", "reuse-deepgemm-2025"];
+    assert_eq!(suffixes[0], "");
+    assert_eq!(suffixes[1..], known.map(|name| format!("_yield-{name}")));
 }
 
 proptest! {
     /// Breaks if on any code a pattern writes another bit than yield and reuse of B, marks a register for
-    /// reuse that was not, leaves a flag that a yield makes void, touches anything outside runs, or is
+    /// reuse that was not (those that may: one that the next does not read or this one writes), leaves a flag that a yield makes void, touches anything outside runs, or is
     /// not idempotent.
     #[test]
     fn only_flags_change(
@@ -216,7 +258,15 @@ proptest! {
                 let in_run = all.iter().any(|run| run.contains(&index));
                 prop_assert_eq!((old.0 ^ new.0) & !WRITTEN, 0);
                 prop_assert!(in_run || old == new);
-                prop_assert!(old.reuses() || !new.reuses());
+                let next = all.iter().find(|run| run.contains(&index) && index + 1 < run.end).map(|_| code[index + 1]);
+                let read = next.is_some_and(|next| next.source_b() == old.source_b());
+                let kept = read && u128::from(old.source_b()) != old.0 >> 16 & 0xff;
+                match pattern {
+                    Interleave::Reuse | Interleave::ReuseDeepGemm2025 if in_run => {
+                        prop_assert!(kept || !new.reuses());
+                    }
+                    _ => prop_assert!(old.reuses() || !new.reuses()),
+                }
                 prop_assert!(!in_run || new.unknown().is_none());
             }
             prop_assert_eq!(rewritten(pattern, &after), after);

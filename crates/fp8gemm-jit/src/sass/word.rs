@@ -21,6 +21,9 @@
 const YIELD_OFF: u128 = 1 << 109;
 const REUSE_B: u128 = 1 << 123;
 
+/// RZ, which is 0 and no register.
+const ZERO: u32 = 255;
+
 /// The longest stall that can be combined with "does not yield".
 pub(super) const LONGEST_STALL_WITHOUT_YIELD: u32 = 11;
 
@@ -66,6 +69,10 @@ impl Word {
         self.field(32, 8)
     }
 
+    fn destination(self) -> u32 {
+        self.field(16, 8)
+    }
+
     /// Cycles until the warp may issue again.
     pub(super) fn stall(self) -> u32 {
         self.field(105, 4)
@@ -89,5 +96,17 @@ impl Word {
     #[must_use]
     pub(super) fn staying(self) -> Self {
         if (1..=LONGEST_STALL_WITHOUT_YIELD).contains(&self.stall()) { Self(self.0 | YIELD_OFF) } else { self }
+    }
+
+    /// The same, not yielding, where the encoding has that, and marking source B for reuse if `next`, the very
+    /// next instruction, reads it there too. Not where it yields all the same, or writes that register itself: the
+    /// next one would read what it was before.
+    #[must_use]
+    pub(super) fn keeping_for(self, next: Option<Self>) -> Self {
+        let word = Self(self.0 & !REUSE_B).staying();
+        let register = word.source_b();
+        let same = next.is_some_and(|next| next.source_b() == register);
+        let kept = same && !word.yields() && register != word.destination() && register != ZERO;
+        if kept { Self(word.0 | REUSE_B) } else { word }
     }
 }

@@ -21,7 +21,8 @@ pub(crate) struct SassArgs {
     /// --config` has it: e.g. 256x112 or 64x40_s8_f4
     #[arg(long, value_name = "NAME")]
     config: Option<String>,
-    /// Set yield and reuse flags in the promotion as this pattern says: none, deepgemm-2025, one-in-four
+    /// Set yield and reuse flags in the promotion as this pattern says: none, deepgemm-2025, one-in-four,
+    /// reuse, reuse-deepgemm-2025
     #[arg(long, value_name = "PATTERN", default_value_t)]
     interleave: Interleave,
     #[command(flatten)]

@@ -264,7 +264,8 @@ impl<'a> Subject<'a> {
             // SAFETY: the buffers of the set live as long as `self`, have the problem's shapes, are
             // initialised, and are used on the bench's one stream only, which is waited for before
             // they are freed. C is D itself or absent. With `overlap`, the kernel before is one of
-            // ours too, and writes no more than D, which a kernel writes after waiting for it.
+            // ours too, and writes no more than D, which a kernel writes after waiting for it: weights
+            // are constant.
             Bound::Ours(prepared) => unsafe {
                 prepared.launch_with(
                     stream,

@@ -304,18 +304,9 @@ fn config(
         return None;
     }
     let most = KernelConfig {
-        a: problem.a.ty,
-        b: problem.b.ty,
-        scales,
-        accumulation,
-        output: problem.d,
         c,
-        block_m,
-        block_n,
         stages: 8,
         in_flight,
-        share,
-        schedule,
         store,
         // All rows of tiles at once where K is short: B is then read once. Clusters take two
         // neighbours, so that half of the usual 16 rows are as wide.
@@ -328,6 +319,7 @@ fn config(
             KernelScales::Block1d2d => scale_blocks(k_blocks)?,
             KernelScales::Block1d1d | KernelScales::AtEnd => 0,
         },
+        ..least_of(problem, scales, accumulation, shape)
     };
     // With less than two rounds, runs of about a tile lose more L2 hits than the last round costs:
     // 25 % of a tile's time at 512x7168x16384.
@@ -344,6 +336,28 @@ fn config(
     let stages =
         if several { [8, 4].into_iter().find(|stages| *stages <= deepest).unwrap_or(deepest) } else { deepest };
     Some(KernelConfig { stages, ..most }).filter(|config| config.check().is_ok())
+}
+
+/// What the problem and the shape say, and the least of everything else.
+fn least_of(problem: &Problem, scales: KernelScales, accumulation: Accumulation, shape: Shape) -> KernelConfig {
+    let Shape { block_m, block_n, share, schedule, in_flight, .. } = shape;
+    KernelConfig {
+        a: problem.a.ty,
+        b: problem.b.ty,
+        scales,
+        accumulation,
+        output: problem.d,
+        c: None,
+        block_m,
+        block_n,
+        stages: 1,
+        in_flight,
+        share,
+        schedule,
+        store: Store::Direct,
+        group: 1,
+        max_k_blocks: 0,
+    }
 }
 
 /// Blocks of K that a kernel for so many has room for: classes, so that there are few kernels.
@@ -365,7 +379,7 @@ fn swapped_config(
     shape: Shape,
     sms: u32,
 ) -> Option<KernelConfig> {
-    let Shape { block_m, block_n, share, schedule, in_flight, .. } = shape;
+    let Shape { block_m, block_n, in_flight, .. } = shape;
     // Of one CTA.
     let k_blocks = blocks_of_cta(problem, accumulation)?;
     let least = if block_m > 8 { block_m / 2 } else { 0 };
@@ -379,23 +393,7 @@ fn swapped_config(
     if accumulation.parts() > 1 && block_n < 64 && stage > k_blocks {
         return None;
     }
-    let most = KernelConfig {
-        a: problem.a.ty,
-        b: problem.b.ty,
-        scales,
-        accumulation,
-        output: problem.d,
-        c: None,
-        block_m,
-        block_n,
-        stages: 1,
-        in_flight,
-        share,
-        schedule,
-        store: Store::Direct,
-        group: 1,
-        max_k_blocks: scale_blocks(k_blocks)?,
-    };
+    let most = KernelConfig { max_k_blocks: scale_blocks(k_blocks)?, ..least_of(problem, scales, accumulation, shape) };
     // As many CTAs on an SM as there are tiles for it, up to four. Where that is one, half of an SM's shared memory
     // all the same, if it holds three stages: with all of K under way at once its beginning comes late.
     let needed = most.max_k_blocks.div_ceil(most.stage_blocks());

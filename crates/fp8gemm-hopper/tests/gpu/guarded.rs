@@ -156,7 +156,7 @@ pub(crate) fn check(plan: &Plan, case: &Case, twin: &Matrix, stream: &Arc<CudaSt
         d.reset(stream);
         let options = LaunchOptions::default().overlapping_previous(overlap).constant_weights(overlap);
         // SAFETY: all matrices lie inside allocations that live until this function returns, and
-        // the copy below waits for the launch.
+        // the copy below waits for the launch; no kernel writes B.
         unsafe { prepared.launch_with(stream, options) }.unwrap_or_else(|error| panic!("{what}: {error}"));
         let found = d.now(stream);
         let mut whole = d.image.clone();

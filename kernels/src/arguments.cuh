@@ -2,7 +2,9 @@
 
 // Everything that changes from launch to launch. Unused parts may be null.
 struct Arguments {
-    TensorMap a, b, scale_a, scale_b;
+    TensorMap a;       // boxes of a whole tile's rows; unused where M has fewer
+    TensorMap a_rest;  // of the rows of a last tile that has fewer, for one block of K; unused where there is none
+    TensorMap b, scale_a, scale_b;
     TensorMap c, d;     // 2D, in atoms of 64 rows and 128 bytes
     TensorMap d_tiles;  // 3D {BLOCK_N, whole tiles, M}: an atom is clipped at the end of its tile
     const float* scales_a;  // at the end: [M] or one; decode: [ceil(K/128), M]; else unused

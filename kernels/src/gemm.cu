@@ -71,12 +71,18 @@ DEVICE void produce(const Arguments& arguments, const Shared& shared, Schedule s
     constexpr u16 ALL = (1 << CLUSTER) - 1;
     // Where K is whole blocks, maps have a third dimension for them, and one load brings a stage.
     bool whole_blocks = arguments.k % BLOCK_K == 0;
+    u32 rest = arguments.m % BLOCK_M;
     Grid grid(arguments);
     Ring ring{0};
     #pragma unroll 1
     while (schedule.next()) {
         Tile tile = grid.at(schedule.index, rank);
         u32 row = tile.row + rank % CLUSTER_N * PART_A, column = tile.column + rank % CLUSTER_M * PART_B;
+        // Rows that do not exist are not loaded, since TMA writes its zeros more slowly than data. Then A comes block by
+        // block. What is behind it in the stage is multiplied too, and belongs to rows of D that nobody stores.
+        bool all_rows = CLUSTER_N > 1 || rest == 0 || tile.row + BLOCK_M <= arguments.m;
+        const TensorMap* map_a = all_rows ? &arguments.a : &arguments.a_rest;
+        u32 bytes_a = all_rows ? BYTES_A : rest * BLOCK_K;
         u32 stage = 0;
         #pragma unroll 1
         for (u32 block = schedule.k_begin; block < schedule.k_end; block += IN_FLIGHT) {
@@ -85,16 +91,23 @@ DEVICE void produce(const Arguments& arguments, const Shared& shared, Schedule s
             u32 full = shared.full(stage);
             u32 a = shared.a(stage) + rank % CLUSTER_N * PART_A * BLOCK_K;
             u32 b = shared.b(stage) + rank % CLUSTER_M * PART_B * BLOCK_K;
-            barrier_arrive_expect(full, IN_FLIGHT * (BYTES_A + BYTES_B + BYTES_SCALE_A + BYTES_SCALE_B));
+            barrier_arrive_expect(full, IN_FLIGHT * (bytes_a + BYTES_B + BYTES_SCALE_A + BYTES_SCALE_B));
+            if (IN_FLIGHT > 1 && whole_blocks && all_rows) {
+                tma_load_3d(a, map_a, 0, row, block, full);
+            } else {
+                #pragma unroll 1
+                for (u32 i = 0; i < IN_FLIGHT; i++) {
+                    u32 k = (block + i) * BLOCK_K;
+                    if constexpr (CLUSTER_N == 1) tma_load(a + i * BYTES_A, map_a, k, row, full);
+                    else tma_load_multicast(a, &arguments.a, k, row, full, ALL);
+                }
+            }
             if (IN_FLIGHT > 1 && whole_blocks) {
-                tma_load_3d(a, &arguments.a, 0, row, block, full);
                 tma_load_3d(b, &arguments.b, 0, column, block, full, arguments.policy_b);
             } else {
                 #pragma unroll 1
                 for (u32 i = 0; i < IN_FLIGHT; i++) {
                     u32 k = (block + i) * BLOCK_K;
-                    if constexpr (CLUSTER_N == 1) tma_load(a + i * BYTES_A, &arguments.a, k, row, full);
-                    else tma_load_multicast(a, &arguments.a, k, row, full, ALL);
                     if constexpr (CLUSTER_M == 1) tma_load(b + i * BYTES_B, &arguments.b, k, column, full, arguments.policy_b);
                     else tma_load_multicast(b, &arguments.b, k, column, full, ALL);
                 }
@@ -263,7 +276,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) fp8gemm(const __grid_co
             barrier_init(shared.staging_done(i), 4);
         }
         barrier_init_fence();
-        tma_prefetch(&arguments.a);
+        tma_prefetch(CLUSTER_N > 1 || arguments.m >= BLOCK_M ? &arguments.a : &arguments.a_rest);
         tma_prefetch(&arguments.b);
     }
     if constexpr (CLUSTER > 1) cluster_sync();

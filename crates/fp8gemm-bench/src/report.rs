@@ -31,6 +31,7 @@ pub(crate) const fn ours_with(pattern: Interleave) -> &'static str {
         Interleave::OneInFour => "ours_yield-one-in-four",
         Interleave::Reuse => "ours_yield-reuse",
         Interleave::ReuseDeepGemm2025 => "ours_yield-reuse-deepgemm-2025",
+        Interleave::ReuseOneInFour => "ours_yield-reuse-one-in-four",
     }
 }
 

@@ -344,17 +344,16 @@ impl Session {
     }
 
     fn plan(&self, problem: &Problem) -> Result<Plan, BenchError> {
-        let Some(text) = &self.options.configuration else {
-            let options = PlanOptions::default().workspace(true);
-            let plan = Plan::with_options(&self.gpu, &self.compiler, problem, options)?;
-            if self.options.interleave.is_empty() {
-                return Ok(plan);
-            }
-            // Patterns are held against what the compiler made, not against the one that a table names.
-            return Ok(Plan::with_config(&self.gpu, &self.compiler, problem, plan.config())?);
+        let (gpu, compiler) = (&self.gpu, &self.compiler);
+        let plan = match &self.options.configuration {
+            None => Plan::with_options(gpu, compiler, problem, PlanOptions::default().workspace(true))?,
+            Some(text) => Plan::with_config(gpu, compiler, problem, configuration::find(text, problem, gpu.sms())?)?,
         };
-        let config = configuration::find(text, problem, self.gpu.sms())?;
-        Ok(Plan::with_config(&self.gpu, &self.compiler, problem, config)?)
+        if self.options.interleave.is_empty() {
+            return Ok(plan);
+        }
+        // Patterns are held against what the compiler made, not against the usual one or a table's.
+        Ok(Plan::with_interleave(gpu, compiler, problem, plan.config(), Interleave::AsCompiled)?)
     }
 }
 

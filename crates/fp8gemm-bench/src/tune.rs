@@ -3,8 +3,9 @@
 //!
 //! Three rounds: the cost model's candidates; then the model's choice and the best three of them beside
 //! the neighbours of those (a stage more or less, half or twice the raster group). The winner is the second
-//! round's. In a third it is timed with every pattern that its promotion takes, beside itself as compiled and
-//! the model's choice; a pattern is kept if it is faster than a tie. All times of a round are taken in turns,
+//! round's. So far each has the usual pattern in its promotion, as in a plan without a table. In a third the winner is
+//! timed with every other one that its promotion takes, as compiled too, beside the model's choice; another pattern
+//! is kept if it is faster than a tie. All times of a round are taken in turns,
 //! so that they can be compared. Bits of every kernel are compared with the twin before it is timed.
 
 use fp8gemm_jit::KernelConfig;
@@ -71,6 +72,12 @@ struct Time {
     warm: f64,
 }
 
+impl Time {
+    fn variant(&self) -> Variant {
+        (self.config, self.pattern)
+    }
+}
+
 /// Tunes one problem; `None` if `go_on` said no in the middle of it. `date` is what the table will say.
 ///
 /// # Errors
@@ -87,13 +94,13 @@ pub fn tune(
     let Some(sound) = sound(measure, problem, &first, &mut outcome, go_on)? else { return Ok(None) };
     // What a plan without a table takes: the first that the compiler does not spoil.
     let Some(model) = sound.first().copied() else { return Ok(Some(outcome)) };
-    let mut before = timed(measure, problem, &as_compiled(&sound))?;
+    let mut before = timed(measure, problem, &sound)?;
     before.sort_by(|one, other| one.cold.total_cmp(&other.cold));
 
     let mut again = vec![model];
-    again.extend(before.iter().take(BEST).map(|time| time.config).filter(|config| *config != model));
+    again.extend(before.iter().take(BEST).map(Time::variant).filter(|variant| *variant != model));
     let mut around: Vec<KernelConfig> = Vec::new();
-    for config in again.iter().flat_map(|config| neighbours(problem, config)) {
+    for config in again.iter().flat_map(|(config, _)| neighbours(problem, config)) {
         if !first.contains(&config) && !around.contains(&config) {
             around.push(config);
         }
@@ -104,18 +111,18 @@ pub fn tune(
     if !go_on() {
         return Ok(None);
     }
-    let mut times = timed(measure, problem, &as_compiled(&again))?;
+    let mut times = timed(measure, problem, &again)?;
     // `again` begins with it.
     let mut of_model = times[0];
     times.sort_by(|one, other| one.cold.total_cmp(&other.cold));
-    let mut best = vec![winner(&times, &(model, Interleave::AsCompiled))];
+    let mut best = vec![winner(&times, &model)];
     times.retain(|time| time.config != best[0].config);
-    let plain = [best[0].config, model];
-    let Some(third) = patterned(measure, problem, plain, &mut outcome, go_on)? else { return Ok(None) };
-    if let [fastest, compiled, model] = third[..] {
-        (best, of_model) = (vec![fastest, compiled], model);
+    let usual = [best[0].variant(), model];
+    let Some(third) = patterned(measure, problem, usual, &mut outcome, go_on)? else { return Ok(None) };
+    if let [fastest, usual, model] = third[..] {
+        (best, of_model) = (vec![fastest, usual], model);
     }
-    let others = before.into_iter().filter(|time| !again.contains(&time.config));
+    let others = before.into_iter().filter(|time| !again.contains(&time.variant()));
     let order = best.into_iter().chain(times).chain(others);
     outcome.tuned = Some(Tuned {
         problem: *problem,
@@ -127,14 +134,14 @@ pub fn tune(
     Ok(Some(outcome))
 }
 
-/// Those that compile and give the twin's bits; `None` if interrupted.
+/// Those that compile and give the twin's bits, with the pattern that a plan loads; `None` if interrupted.
 fn sound(
     measure: &mut dyn Measure,
     problem: &Problem,
     configs: &[KernelConfig],
     outcome: &mut Outcome,
     go_on: &dyn Fn() -> bool,
-) -> Result<Option<Vec<KernelConfig>>, BenchError> {
+) -> Result<Option<Vec<Variant>>, BenchError> {
     if !go_on() {
         return Ok(None);
     }
@@ -147,8 +154,11 @@ fn sound(
         if !go_on() {
             return Ok(None);
         }
-        if right(measure, problem, (*config, Interleave::AsCompiled), outcome)? {
-            sound.push(*config);
+        // What a plan does: as compiled where the kernel does not take it.
+        let usual = Interleave::usual(config);
+        let pattern = if measure.patterns(config)?.contains(&usual) { usual } else { Interleave::AsCompiled };
+        if right(measure, problem, (*config, pattern), outcome)? {
+            sound.push((*config, pattern));
         }
     }
     // Workers that Ctrl-C has ended leave reasons that are none.
@@ -173,24 +183,25 @@ fn right(
 }
 
 /// The third round, of the second's winner and the model's choice: the winner with the fastest of its patterns,
-/// the winner as compiled, the model's choice; nothing where no pattern is faster than a tie. `None` if
-/// interrupted.
+/// the winner with the usual one, the model's choice; nothing where no other pattern is faster than a tie. `None`
+/// if interrupted.
 fn patterned(
     measure: &mut dyn Measure,
     problem: &Problem,
-    plain: [KernelConfig; 2],
+    usual: [Variant; 2],
     outcome: &mut Outcome,
     go_on: &dyn Fn() -> bool,
 ) -> Result<Option<Vec<Time>>, BenchError> {
-    let mut variants = as_compiled(&plain);
+    let mut variants = usual.to_vec();
     variants.dedup();
-    let (compiled, unchanged) = (variants[0], variants.len());
-    for pattern in measure.patterns(&compiled.0)? {
+    let (usual, unchanged) = (variants[0], variants.len());
+    let patterns = [vec![Interleave::AsCompiled], measure.patterns(&usual.0)?].concat();
+    for pattern in patterns.into_iter().filter(|pattern| *pattern != usual.1) {
         if !go_on() {
             return Ok(None);
         }
-        if right(measure, problem, (compiled.0, pattern), outcome)? {
-            variants.push((compiled.0, pattern));
+        if right(measure, problem, (usual.0, pattern), outcome)? {
+            variants.push((usual.0, pattern));
         }
     }
     if variants.len() == unchanged {
@@ -200,15 +211,11 @@ fn patterned(
         return Ok(None);
     }
     let mut times = timed(measure, problem, &variants)?;
-    let (of_compiled, of_model) = (times[0], times[unchanged - 1]);
+    let (of_usual, of_model) = (times[0], times[unchanged - 1]);
     times.sort_by(|one, other| one.cold.total_cmp(&other.cold));
-    let fastest = winner(&times, &compiled);
-    let gains = fastest.pattern != Interleave::AsCompiled;
-    Ok(Some(if gains { vec![fastest, of_compiled, of_model] } else { Vec::new() }))
-}
-
-fn as_compiled(configs: &[KernelConfig]) -> Vec<Variant> {
-    configs.iter().map(|config| (*config, Interleave::AsCompiled)).collect()
+    let fastest = winner(&times, &usual);
+    let gains = fastest.variant() != usual;
+    Ok(Some(if gains { vec![fastest, of_usual, of_model] } else { Vec::new() }))
 }
 
 fn timed(measure: &mut dyn Measure, problem: &Problem, variants: &[Variant]) -> Result<Vec<Time>, BenchError> {
@@ -219,11 +226,11 @@ fn timed(measure: &mut dyn Measure, problem: &Problem, variants: &[Variant]) -> 
 }
 
 /// Of times in order, not none: the least cold median. Of those within a hundredth of it the `first` choice
-/// (the model's; as compiled), if it is among them; else the least warm median.
+/// (the model's; the usual pattern), if it is among them; else the least warm median.
 fn winner(times: &[Time], first: &Variant) -> Time {
     let tied = || times.iter().filter(|time| time.cold <= times[0].cold * (1.0 + TIE));
     let warmest = || tied().min_by(|one, other| one.warm.total_cmp(&other.warm));
-    *tied().find(|time| (time.config, time.pattern) == *first).or_else(warmest).unwrap_or(&times[0])
+    *tied().find(|time| time.variant() == *first).or_else(warmest).unwrap_or(&times[0])
 }
 
 /// The first few, and the first that needs no workspace: a plan may have to do without.

@@ -92,11 +92,7 @@ impl Measure for GpuMeasure<'_> {
     fn patterns(&mut self, config: &KernelConfig) -> Result<Vec<Interleave>, BenchError> {
         let entry = Entry::Gemm(*config);
         let (source, name) = (entry.source(), entry.to_string());
-        let patterns = self.session.compiler.patterns(&entry.unit(&source, &name)).map_err(HopperError::Jit)?;
-        // The two that mark more for reuse than the compiler has marked have not run on a GPU yet: `bench` times them
-        // for whoever asks, a table does not name them.
-        let tried = |pattern: &Interleave| !matches!(pattern, Interleave::Reuse | Interleave::ReuseDeepGemm2025);
-        Ok(patterns.into_iter().filter(tried).collect())
+        Ok(self.session.compiler.patterns(&entry.unit(&source, &name)).map_err(HopperError::Jit)?)
     }
 
     fn check(&mut self, problem: &Problem, variant: Variant) -> Result<(), BenchError> {

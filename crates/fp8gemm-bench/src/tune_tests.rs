@@ -78,6 +78,10 @@ fn candidates() -> Vec<KernelConfig> {
     choose(&problem(), 132).unwrap().candidates.iter().map(|estimate| estimate.config).collect()
 }
 
+fn as_compiled(configs: &[KernelConfig]) -> Vec<Variant> {
+    configs.iter().map(|config| (*config, Interleave::AsCompiled)).collect()
+}
+
 fn winner_of(outcome: &Outcome) -> &str {
     &outcome.tuned.as_ref().unwrap().ranking[0].configuration
 }
@@ -167,6 +171,31 @@ fn a_pattern_is_kept_if_it_is_faster() {
 
     assert_eq!(tuned(&[(Interleave::OneInFour, 0.995)]).0, none, "a tie");
     assert_eq!(tuned(&[(Interleave::OneInFour, 1.2)]).0, none, "slower");
+}
+
+/// Breaks if candidates are timed otherwise than a plan loads them, or what is faster as compiled is stored with the
+/// usual pattern, which a plan would then take.
+#[test]
+fn candidates_have_the_usual_pattern() {
+    let [model, best] = [candidates()[0], candidates()[3]];
+    let cold = |config: &KernelConfig| if *config == best { 80.0 } else { 100.0 };
+    for (usual, stored) in [(0.98, Some("reuse-one-in-four")), (1.2, None)] {
+        let mut machine = MadeUp::new(cold);
+        machine.patterns = vec![(Interleave::None, 1.5), (Interleave::ReuseOneInFour, usual)];
+        let tuned = machine.tune(&problem()).tuned.unwrap();
+        let loaded = |config: &KernelConfig| (*config, Interleave::usual(config));
+        assert_eq!(machine.rounds[0], candidates().iter().map(loaded).collect::<Vec<_>>());
+        assert!(machine.rounds[1].iter().all(|variant| *variant == loaded(&variant.0)));
+        let others = [Interleave::AsCompiled, Interleave::None].map(|pattern| (best, pattern));
+        assert_eq!(machine.rounds[2], [&[loaded(&best), loaded(&model)], &others[..]].concat());
+        assert_eq!(
+            (tuned.ranking[0].interleave.as_deref(), &tuned.ranking[0].configuration),
+            (stored, &best.to_string())
+        );
+        let here = Machine::new(&Device { name: "made up".into(), sms: 132, driver: 13_000 }, Some((13, 0)));
+        let selection = Tuning::of(here.clone(), vec![tuned]).choose(&here, &problem()).unwrap();
+        assert_eq!(selection.interleave(&best).name(), stored.unwrap_or("as-compiled"));
+    }
 }
 
 /// Breaks if the model's choice is timed twice where it is the winner, or its time is another's then.

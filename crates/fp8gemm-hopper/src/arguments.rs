@@ -4,7 +4,7 @@
 use std::mem::offset_of;
 
 use cudarc::driver::sys;
-use fp8gemm_jit::{KernelConfig, Schedule, Store, tiles};
+use fp8gemm_jit::{KernelConfig, Schedule, Share, Store, tiles};
 use fp8gemm_problem::Problem;
 
 use crate::HopperError;
@@ -18,6 +18,7 @@ use crate::tensor_map::{Element, Layout, encode};
 #[repr(C, align(128))]
 pub(crate) struct Arguments {
     a: sys::CUtensorMap,
+    a_rest: sys::CUtensorMap,
     b: sys::CUtensorMap,
     scale_a: sys::CUtensorMap,
     scale_b: sys::CUtensorMap,
@@ -53,8 +54,8 @@ fn policy_b(p: &Problem, config: &KernelConfig) -> u64 {
 
 // What the kernel reads lies where the compiler of the kernel puts it.
 const _: () = assert!(size_of::<sys::CUtensorMap>() == 128);
-const _: () = assert!(offset_of!(Arguments, scales_a) == 896 && offset_of!(Arguments, m) == 952);
-const _: () = assert!(offset_of!(Arguments, policy_b) == 1000 && size_of::<Arguments>() == 1024);
+const _: () = assert!(offset_of!(Arguments, scales_a) == 1024 && offset_of!(Arguments, m) == 1080);
+const _: () = assert!(offset_of!(Arguments, policy_b) == 1128 && size_of::<Arguments>() == 1152);
 
 /// CTAs of a launch: one for each SM, or for each tile where there are fewer or operands are swapped; whole
 /// clusters.
@@ -81,6 +82,7 @@ impl Arguments {
         let unused = sys::CUtensorMap { opaque: [0; 16] };
         let mut arguments = Self {
             a: unused,
+            a_rest: unused,
             b: unused,
             scale_a: unused,
             scale_b: unused,
@@ -129,12 +131,16 @@ impl Arguments {
         let changed = |of: fn(&Operands) -> DeviceMatrix| old.is_none_or(|old| of(old) != of(new));
         let (m, n) = (p.m as u64, p.n as u64);
         if changed(|o| o.a) {
-            let (rows, all) = (config.block_m / config.share.along_n(), p.m >= config.block_m as usize);
-            // With swapped operands rows of A that do not exist are not loaded: boxes end before (`struct Producer` of
-            // decode.cu counts their bytes by the same conditions).
-            let rows = if config.schedule == Schedule::Swapped && !all { p.m as u32 } else { rows };
-            let blocks = if config.schedule == Schedule::Swapped && !all { 1 } else { config.stage_blocks() };
-            self.a = codes(p, new.a, m, rows, blocks)?;
+            // Rows of A that do not exist are not loaded (but for what is shared): boxes of the last tile end before.
+            // `produce` of gemm.cu and `struct Producer` of decode.cu count bytes by the same conditions.
+            let (shared, rows) = (config.share == Share::A, config.block_m);
+            let rest = p.m % rows as usize;
+            if shared || p.m >= rows as usize {
+                self.a = codes(p, new.a, m, rows / config.share.along_n(), config.stage_blocks())?;
+            }
+            if !shared && rest > 0 {
+                self.a_rest = codes(p, new.a, m, rest as u32, 1)?;
+            }
         }
         if changed(|o| o.b) {
             self.b = codes(p, new.b, n, config.block_n / config.share.along_m(), config.stage_blocks())?;

@@ -106,7 +106,7 @@ impl Plan {
         }
         let mut rejected = None;
         for config in candidates.into_iter().filter_map(|config| options.admit(config)) {
-            // A configuration that options have changed is another than the table's, and has no pattern.
+            // A configuration that options have changed is another than the table's, and has the usual pattern.
             let pattern = selection.interleave(&config);
             let load = |pattern| Self::load(gpu, compiler, problem, config, pattern);
             match or_as_compiled(problem, pattern, load) {
@@ -131,12 +131,14 @@ impl Plan {
         problem: &Problem,
         config: KernelConfig,
     ) -> Result<Self, HopperError> {
-        Self::with_interleave(gpu, compiler, problem, config, Interleave::AsCompiled)
+        check_config(problem, &config, &choose(problem, gpu.sms())?.config(), gpu.sms())?;
+        let load = |pattern| Self::load(gpu, compiler, problem, config, pattern);
+        or_as_compiled(problem, Interleave::usual(&config), load)
     }
 
-    /// The same with another pattern of yield and reuse flags in the promotion's `FFMA`: hints to the
-    /// warp scheduler, which change no bit of the result. For measurements: [`new`](Self::new) takes what
-    /// they have found.
+    /// The same with another pattern of yield and reuse flags in the promotion's `FFMA` than the
+    /// [usual](Interleave::usual) one: hints to the warp scheduler, which change no bit of the result. For
+    /// measurements: [`new`](Self::new) takes what they have found.
     ///
     /// # Errors
     /// As [`with_config`](Self::with_config); [`HopperError::Jit`] also where the kernel has no such
@@ -282,8 +284,8 @@ impl Plan {
     }
 }
 
-/// Loads a kernel with a pattern, or as compiled where it takes none: another compiler than the one that the
-/// table was measured with may write the promotion otherwise.
+/// Loads a kernel with a pattern, or as compiled where it takes none: another compiler than those that the pattern
+/// was measured with may write the promotion otherwise.
 fn or_as_compiled<T>(
     problem: &Problem,
     pattern: Interleave,
@@ -291,7 +293,7 @@ fn or_as_compiled<T>(
 ) -> Result<T, HopperError> {
     match load(pattern) {
         Err(HopperError::Jit(error)) if error.refuses_interleave() => {
-            tracing::warn!(%problem, %pattern, %error, "the tuned pattern is left out");
+            tracing::warn!(%problem, %pattern, %error, "the pattern is left out");
             load(Interleave::AsCompiled)
         }
         loaded => loaded,

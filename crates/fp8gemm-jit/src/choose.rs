@@ -10,8 +10,8 @@
 //! tile     = ceil(K / 128 / split) * block * p + start + BM * BN * size(D) * c / s   K loop; first load, store
 //! waves    = halfway between tiles / SMs and its ceiling, but at least 1; stream-K: tiles / SMs + 0.06
 //! compute  = waves * tile + handover + launch
-//! memory   = (M K + N K + (size(D) + size(C)) M N) / HBM                   swapped: at most 50 GB/s an SM
-//! time     = max(compute / 1.55 GHz, memory)                                one row of 64-row or swapped tiles: 1.85 GHz
+//! memory   = (M K + r N K + (size(D) + size(C)) M N) / HBM                 swapped: at most 50 GB/s an SM
+//! time     = max(compute / 1.55 GHz, memory)                                up to 128 rows, 64-row tiles and more: 1.85 GHz
 //! ```
 //!
 //! | | value | where |
@@ -25,6 +25,7 @@
 //! | `start` | 1700, 300, else 900 | 256 rows, swapped |
 //! | `c` | 1.5, else 1 | C is read |
 //! | `s` | 18, else 24 | bytes in a cycle: D stored directly, else by TMA |
+//! | `r` | rows of tiles, else 1 | up to 128 rows: weights are on their way to one tile while another asks for them |
 //! | `handover` | `2 * BM * BN * 4 / 40`, else 0 | stream-K: accumulators go out and in again |
 //! | `launch` | 4500, else 3500 | clusters |
 //!
@@ -44,7 +45,9 @@ use crate::config::{Accumulation, KernelConfig, KernelScales, SHARED_LIMIT, Sche
 const L2_BYTES_PER_CYCLE: f64 = 60.0;
 /// Cycles in a second under load.
 const CLOCK: f64 = 1.55e9;
-/// The same for few rows, where the tensor cores mostly wait for memory.
+/// Rows up to which the tensor cores mostly wait for memory.
+const FEW_ROWS: usize = 128;
+/// Cycles in a second then.
 const IDLE_CLOCK: f64 = 1.85e9;
 /// Bytes that HBM delivers in a second.
 const HBM: f64 = 4.25e12;
@@ -328,7 +331,9 @@ fn config(
         return None;
     }
     let fits = |stages: &u32| KernelConfig { stages: *stages, ..most }.shared_bytes() <= SHARED_LIMIT;
-    let deepest = (2..=8).rev().find(fits)?;
+    // More than 8 gained only where stages are small and memory decides (docs/performance.md: 128x4096x7168).
+    let most_stages = if (block_m, block_n) == (128, 32) { 10 } else { 8 };
+    let deepest = (2..=most_stages).rev().find(fits)?;
     // Tiles start at the first stage, so loads run ahead into the next tile by all stages only if
     // their number divides that of the blocks: 4 and 8 mostly do. A single tile takes what there is.
     // Narrow tiles are for single rounds.
@@ -492,8 +497,12 @@ pub(crate) fn estimate(problem: &Problem, config: KernelConfig, sms: u32) -> Est
     };
     let cycles = rounds * tile + handover + if cluster > 1 { 4500.0 } else { 3500.0 };
     let read_c = if config.c.is_some() { problem.c.map_or(0, OutputType::size) as f64 } else { 0.0 };
-    let bytes = m * k + n * k + (size + read_c) * m * n;
-    let clock = if few_rows(problem, &config) { IDLE_CLOCK } else { CLOCK };
+    // With up to 128 rows CTAs of a second row of tiles read the weights while they are still on their way to the
+    // first, and it costs about as much (docs/performance.md: 128x4096x7168).
+    let small = config.block_m < 64 && config.schedule != Schedule::Swapped;
+    let (few, rows) = (problem.m <= FEW_ROWS && !small, problem.m.div_ceil(config.block_m as usize) as f64);
+    let bytes = m * k + n * k * if few { rows } else { 1.0 } + (size + read_c) * m * n;
+    let clock = if few { IDLE_CLOCK } else { CLOCK };
     let memory = if config.schedule == Schedule::Swapped {
         HBM.min((full * sms as f64).min(sms as f64) * HBM_TO_SM)
     } else {
@@ -532,6 +541,8 @@ mod tests {
         assert_eq!(tile(&dense(512, 576, 7168), 132), (64, 40));
         assert_eq!(tile(&dense(128, 576, 7168), 132), (64, 16));
         assert_eq!(tile(&dense(128, 2112, 7168), 132), (64, 32));
+        assert_eq!(tile(&dense(128, 4096, 7168), 132), (128, 32));
+        assert_eq!(tile(&dense(128, 5120, 5120), 132), (128, 64));
         assert_eq!(tile(&dense(64, 576, 7168), 132), (64, 8));
         assert_eq!(tile(&dense(1, 576, 7168), 132), (8, 8));
         assert_eq!(tile(&dense(1, 2112, 7168), 132), (8, 16));

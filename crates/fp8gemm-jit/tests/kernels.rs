@@ -11,7 +11,7 @@
 
 use std::time::{Duration, Instant};
 
-use fp8gemm_jit::sass::{Disassembler, FfmaRuns, Listing};
+use fp8gemm_jit::sass::{Disassembler, FfmaRuns, Interleave, Listing};
 use fp8gemm_jit::{
     BASE_OPTIONS, JitError, KERNEL, KernelConfig, Nvrtc, SHARED_LIMIT, Schedule, Unit, catalog, compile_checked,
 };
@@ -66,6 +66,9 @@ fn judge(nvrtc: &Nvrtc, tool: &Disassembler, config: &KernelConfig) -> Result<Fo
     if let (Err(error @ JitError::UnknownFfma { .. }), false) = (runs, config.schedule == Schedule::Swapped) {
         faults.push(error.to_string());
     }
+    if let Err(error) = Interleave::usual(config).apply(&checked.compiled.cubin, KERNEL) {
+        faults.push(format!("plans change it as {}: {error}", Interleave::usual(config)));
+    }
     Ok(Found { time, faults: faults.join("; ") })
 }
 
@@ -86,7 +89,7 @@ fn other_tiles(all: &[KernelConfig], config: &KernelConfig) -> Vec<KernelConfig>
 /// memory, is serialised by ptxas (C75xx), does not fit shared memory, or its machine code is not
 /// what `fp8gemm_jit::sass` asks for: numbers of QGMMA and TMA instructions, no register-bank
 /// conflict in the promotion, no memory barrier in the main loop; if a run of FFMA has one that
-/// `sass::Interleave` does not know; or if compiling takes far longer
+/// `sass::Interleave` does not know, or a kernel does not take the pattern that plans load it with; or if compiling takes far longer
 /// than it did (the median; with the reference, each). With another NVRTC than the reference: if a problem is left without a good kernel,
 /// or many are spoilt.
 #[test]

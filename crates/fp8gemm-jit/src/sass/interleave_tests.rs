@@ -72,6 +72,7 @@ fn patterns() {
         // Not the eighth of the old code, whose next one has another scale: its mark is of no use.
         (Interleave::Reuse, "rrrrrrr.rrrrrrr.", "rrrrrrrrrrrrrrr."),
         (Interleave::ReuseDeepGemm2025, "yryryry.yrrrrrr.", "yryryryryrrrrrr."),
+        (Interleave::ReuseOneInFour, "yrrryrr.rrrrrrr.", "yrrryrrrrrrrrrr."),
     ] {
         assert_eq!(shown(&rewritten(pattern, &old)), from_old, "{pattern}");
         assert_eq!(shown(&rewritten(pattern, &new)), from_new, "{pattern}");
@@ -230,7 +231,7 @@ fn names() {
     let error = "None".parse::<Interleave>().unwrap_err().to_string();
     assert!(error.contains("\"None\"") && error.contains("deepgemm-2025"), "{error}");
     let suffixes = Interleave::ALL.map(Interleave::suffix);
-    let known = ["none", "deepgemm-2025", "one-in-four", "reuse", "reuse-deepgemm-2025"];
+    let known = ["none", "deepgemm-2025", "one-in-four", "reuse", "reuse-deepgemm-2025", "reuse-one-in-four"];
     assert_eq!(suffixes[0], "");
     assert_eq!(suffixes[1..], known.map(|name| format!("_yield-{name}")));
 }
@@ -262,7 +263,7 @@ proptest! {
                 let read = next.is_some_and(|next| next.source_b() == old.source_b());
                 let kept = read && u128::from(old.source_b()) != old.0 >> 16 & 0xff;
                 match pattern {
-                    Interleave::Reuse | Interleave::ReuseDeepGemm2025 if in_run => {
+                    Interleave::Reuse | Interleave::ReuseDeepGemm2025 | Interleave::ReuseOneInFour if in_run => {
                         prop_assert!(kept || !new.reuses());
                     }
                     _ => prop_assert!(old.reuses() || !new.reuses()),

@@ -66,9 +66,9 @@ impl Selection {
         tuned.ranking.iter().find(|timed| timed.configuration == name && timed.pattern().is_ok())
     }
 
-    /// The pattern that goes with a configuration: the [table's](Self::timed), else as compiled.
+    /// The pattern that goes with a configuration: the [table's](Self::timed), else the [usual](Interleave::usual) one.
     pub fn interleave(&self, config: &KernelConfig) -> Interleave {
-        self.timed(config).and_then(|timed| timed.pattern().ok()).unwrap_or_default()
+        self.timed(config).and_then(|timed| timed.pattern().ok()).unwrap_or_else(|| Interleave::usual(config))
     }
 }
 

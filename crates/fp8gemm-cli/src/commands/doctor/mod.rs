@@ -100,7 +100,8 @@ impl Auto {
         let error = gpu.self_test.as_ref().and_then(|test| test.error.as_deref());
         let reason = match error {
             None => format!(
-                "{name} for the policies promote128 and chain with tensor, row, 1x128 or 128x128 scales, \
+                "{name} for the policies promote128, chain and, up to 32 rows, split2, split4 and split8 with tensor, \
+                 row, 1x128 or 128x128 scales, \
                  and the CPU twin for everything else."
             ),
             // What was compiled before still runs.

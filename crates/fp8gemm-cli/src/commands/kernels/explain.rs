@@ -133,10 +133,7 @@ impl Chosen {
                 tuned.model.configuration,
                 tuned.model.cold_us,
             );
-            if self.interleave != Interleave::AsCompiled.name() {
-                text += &format!("FFMA:  pattern {}, tuned: measured to be faster than as compiled\n", self.interleave);
-            }
-            return text;
+            return text + &self.pattern("tuned");
         }
         let limit =
             if chosen.compute_us >= chosen.memory_us { "the tensor cores and what surrounds them" } else { "memory" };
@@ -153,7 +150,15 @@ impl Chosen {
         if let Some(why) = &self.why {
             text += &format!("by:    the cost model; {why}\n");
         }
-        text
+        text + &self.pattern("usual for such tiles")
+    }
+
+    /// The pattern in the promotion, if there is one.
+    fn pattern(&self, why: &str) -> String {
+        match self.interleave {
+            name if name == Interleave::AsCompiled.name() => String::new(),
+            name => format!("FFMA:  pattern {name}, {why}\n"),
+        }
     }
 }
 

@@ -1,124 +1,183 @@
 //! Wrong kernels, made on purpose: a test suite that is worth its name finds each of them on a GPU.
 //!
-//! Each is the kernel's text with one decision changed. Feature `mutants`; nothing else in these crates
-//! makes one.
+//! Each is the kernel's text with one decision changed: `mutants/gemm.rs` and `mutants/decode.rs` have what is
+//! changed in which text. Feature `mutants`; nothing else in these crates makes one.
+
+mod decode;
+mod gemm;
 
 use core::fmt;
 
 use crate::config::{KernelConfig, KernelScales, Schedule, Share, Store};
 
-/// A wrong decision. Prints as its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum KernelMutant {
-    /// A tile takes one 128x128 scale of B for all of its columns.
-    ScaleOfTileEdge,
-    /// Rows 8 apart in a fragment take the same scale of A.
-    ScaleOfLowerRows,
-    /// Blocks of K are computed in pairs, the second first.
-    PromotionOutOfOrder,
-    /// The scaled block is rounded before it is added: multiplication and addition instead of fma.
-    PromotionTwice,
-    /// The tensor cores go on from the block before instead of from zero.
-    ChainNotCleared,
-    /// Sums go on from the tile before.
-    SumNotCleared,
-    /// The second k32 step of a block takes the operands of the first.
-    StepTwice,
-    /// The blocks of B are taken from the next stage of the ring.
-    SwappedStage,
-    /// A stage goes back to the producer before the tensor cores have read it.
-    ReleasedEarly,
-    /// D leaves shared memory without the fence between ordinary and asynchronous accesses.
-    MissingFence,
-    /// The last, incomplete block of K is left out.
-    TailOfK,
-    /// One row of D too many is stored.
-    TailOfM,
-    /// One column of D too many is stored.
-    TailOfN,
-    /// Both CTAs of a cluster load the same half of the operand they share.
-    MulticastHalf,
-    /// Beta is taken for 1.
-    BetaIgnored,
-    /// A CTA of stream-K takes its neighbour's sums without waiting for them.
-    HandoverUnawaited,
-    /// A dependent launch reads before the kernel before it has ended.
-    PredecessorUnawaited,
-    /// A staging tile is written again without waiting until TMA has read it.
-    StagingUnawaited,
-    /// Sums are handed to another CTA without the fence before the flag.
-    HandoverUnfenced,
+/// What stands in a kernel's text, all places of it, and what stands there instead.
+type Edits = &'static [(&'static str, &'static str)];
+
+/// Which main loop a kernel has. A mistake is made in one of them: where it is possible in several, it is
+/// several wrong kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum KernelForm {
+    /// `gemm.cu`, one block of K after the other.
+    Blockwise,
+    /// `gemm.cu`, the blocks of a stage at once.
+    InFlight,
+    /// `decode.cu`: swapped operands.
+    Swapped,
 }
 
-impl KernelMutant {
+impl KernelForm {
     /// All of them.
-    pub const ALL: [Self; 19] = [
-        Self::ScaleOfTileEdge,
-        Self::ScaleOfLowerRows,
-        Self::PromotionOutOfOrder,
-        Self::PromotionTwice,
-        Self::ChainNotCleared,
-        Self::SumNotCleared,
-        Self::StepTwice,
-        Self::SwappedStage,
-        Self::ReleasedEarly,
-        Self::MissingFence,
-        Self::TailOfK,
-        Self::TailOfM,
-        Self::TailOfN,
-        Self::MulticastHalf,
-        Self::BetaIgnored,
-        Self::HandoverUnawaited,
-        Self::PredecessorUnawaited,
-        Self::StagingUnawaited,
-        Self::HandoverUnfenced,
-    ];
+    pub const ALL: [Self; 3] = [Self::Blockwise, Self::InFlight, Self::Swapped];
+
+    /// That of this configuration.
+    pub fn of(config: &KernelConfig) -> Self {
+        match config.schedule {
+            Schedule::Swapped => Self::Swapped,
+            _ if config.in_flight > 1 => Self::InFlight,
+            _ => Self::Blockwise,
+        }
+    }
 
     /// Its name: lower case and hyphens.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::ScaleOfTileEdge => "scale-of-tile-edge",
-            Self::ScaleOfLowerRows => "scale-of-lower-rows",
-            Self::PromotionOutOfOrder => "promotion-out-of-order",
-            Self::PromotionTwice => "promotion-twice",
-            Self::ChainNotCleared => "chain-not-cleared",
-            Self::SumNotCleared => "sum-not-cleared",
-            Self::StepTwice => "step-twice",
-            Self::SwappedStage => "swapped-stage",
-            Self::ReleasedEarly => "released-early",
-            Self::MissingFence => "missing-fence",
-            Self::TailOfK => "tail-of-k",
-            Self::TailOfM => "tail-of-m",
-            Self::TailOfN => "tail-of-n",
-            Self::MulticastHalf => "multicast-half",
-            Self::BetaIgnored => "beta-ignored",
-            Self::HandoverUnawaited => "handover-unawaited",
-            Self::PredecessorUnawaited => "predecessor-unawaited",
-            Self::StagingUnawaited => "staging-unawaited",
-            Self::HandoverUnfenced => "handover-unfenced",
+            Self::Blockwise => "blockwise",
+            Self::InFlight => "in-flight",
+            Self::Swapped => "swapped",
         }
     }
+}
 
-    /// The instruction of the machine code that is missing, where what it orders is mostly in order
-    /// anyway, so that no bit need show it: [`sass`](crate::sass) finds these.
+impl fmt::Display for KernelForm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The enum, [`KernelMutant::ALL`] and the names from one list.
+macro_rules! mutants {
+    ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
+        /// A wrong decision. Prints as its name.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum KernelMutant {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl KernelMutant {
+            const COUNT: usize = [$($name),*].len();
+
+            /// All of them.
+            pub const ALL: [Self; Self::COUNT] = [$(Self::$variant),*];
+
+            /// Its name: lower case and hyphens.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+mutants! {
+    /// A tile takes one 128x128 scale of B for all of its columns.
+    ScaleOfTileEdge => "scale-of-tile-edge",
+    /// Rows 8 apart in a fragment take the same scale of A.
+    ScaleOfLowerRows => "scale-of-lower-rows",
+    /// Blocks of K are computed in pairs, the second first.
+    PromotionOutOfOrder => "promotion-out-of-order",
+    /// The scaled block is rounded before it is added: multiplication and addition instead of fma.
+    PromotionTwice => "promotion-twice",
+    /// The tensor cores go on from the block before instead of from zero.
+    ChainNotCleared => "chain-not-cleared",
+    /// Sums go on from the tile before.
+    SumNotCleared => "sum-not-cleared",
+    /// The second k32 step of a block takes the operands of the first.
+    StepTwice => "step-twice",
+    /// The blocks of B are taken from the next stage of the ring.
+    SwappedStage => "swapped-stage",
+    /// A stage goes back to the producer before the tensor cores have read it.
+    ReleasedEarly => "released-early",
+    /// D leaves shared memory without the fence between ordinary and asynchronous accesses.
+    MissingFence => "missing-fence",
+    /// The last, incomplete block of K is left out.
+    TailOfK => "tail-of-k",
+    /// One row of D too many is stored.
+    TailOfM => "tail-of-m",
+    /// One column of D too many is stored.
+    TailOfN => "tail-of-n",
+    /// Both CTAs of a cluster load the same half of the operand they share.
+    MulticastHalf => "multicast-half",
+    /// Beta is taken for 1.
+    BetaIgnored => "beta-ignored",
+    /// A CTA of stream-K takes its neighbour's sums without waiting for them.
+    HandoverUnawaited => "handover-unawaited",
+    /// A dependent launch reads before the kernel before it has ended.
+    PredecessorUnawaited => "predecessor-unawaited",
+    /// A staging tile is written again without waiting until TMA has read it.
+    StagingUnawaited => "staging-unawaited",
+    /// Sums are handed to another CTA without the fence before the flag.
+    HandoverUnfenced => "handover-unfenced",
+    /// Of each pair of tokens, the second takes the scale of the first.
+    ScaleOfNeighbour => "scale-of-neighbour",
+    /// All blocks of a stage take the scales of its first.
+    ScaleOfFirstBlock => "scale-of-first-block",
+    /// Blocks left over behind whole stages take the operands of the first of them.
+    LeftoversOfFirst => "leftovers-of-first",
+    /// The product with the neighbouring block of tokens is taken, beside the diagonal.
+    DiagonalOfNeighbour => "diagonal-of-neighbour",
+    /// What a stage holds beyond the end of K is promoted too.
+    TailPromoted => "tail-promoted",
+    /// Blocks of K that a split cannot share out evenly are left out.
+    RestOfSplit => "rest-of-split",
+    /// The sums of a split are added with the last one first.
+    SumsOutOfOrder => "sums-out-of-order",
+    /// The sums of a split are added before all CTAs have written theirs.
+    SumsUnawaited => "sums-unawaited",
+    /// Results are promoted before the math warpgroup has written them.
+    ResultsUnawaited => "results-unawaited",
+    /// Results are written where the promoting warps still read those before.
+    ResultsOverwritten => "results-overwritten",
+    /// Scales are multiplied before they have arrived.
+    ScalesUnawaited => "scales-unawaited",
+    /// Promotion begins before all threads have multiplied their scales.
+    ScalesUnsynced => "scales-unsynced",
+    /// A dependent launch reads tokens before the kernel before it has ended, as it may read constant weights.
+    EarlyTokens => "early-tokens",
+    /// A dependent launch reads scales before the kernel before it has ended.
+    EarlyScales => "early-scales",
+    /// Lines of D are put into the first stage while other warps may still need it.
+    StageOverwritten => "stage-overwritten",
+}
+
+impl KernelMutant {
+    /// The instruction of the machine code that is missing or in the wrong place, as [`sass`](crate::sass) names
+    /// it, where what it orders is mostly in order anyway, so that no bit need show it.
     pub const fn missing_instruction(self) -> Option<&'static str> {
         match self {
             Self::MissingFence => Some("FENCE.VIEW.ASYNC"),
-            Self::StagingUnawaited => Some("DEPBAR"),
+            Self::StagingUnawaited | Self::ScalesUnawaited => Some("DEPBAR"),
             Self::HandoverUnawaited => Some("LDG.STRONG.GPU"),
             Self::HandoverUnfenced => Some("MEMBAR.ALL.GPU"),
-            Self::PredecessorUnawaited => Some("ACQBULK"),
+            Self::PredecessorUnawaited | Self::EarlyTokens | Self::EarlyScales => Some("ACQBULK"),
+            Self::ReleasedEarly => Some("SYNCS.ARRIVE before WARPGROUP.DEPBAR"),
+            Self::ResultsOverwritten => Some("STS before BAR.SYNC in a main loop"),
+            Self::ScalesUnsynced | Self::StageOverwritten => Some("BAR.SYNC"),
             _ => None,
         }
     }
 
     /// Whether the kernel of this configuration has the part that is wrong here.
     pub fn applies(self, config: &KernelConfig) -> bool {
-        // They are changes to the text of `gemm.cu`.
-        if config.schedule == Schedule::Swapped {
-            return false;
+        match KernelForm::of(config) {
+            KernelForm::Swapped => self.applies_swapped(config),
+            form => self.applies_gemm(config, form == KernelForm::InFlight),
         }
+    }
+
+    /// To `gemm.cu`.
+    fn applies_gemm(self, config: &KernelConfig, in_flight: bool) -> bool {
         let promotes = config.scales != KernelScales::AtEnd;
         match self {
             Self::ScaleOfTileEdge => config.scales == KernelScales::Block1d2d && config.scales_b() > 1,
@@ -128,76 +187,71 @@ impl KernelMutant {
             Self::MulticastHalf => config.share != Share::Nothing,
             Self::BetaIgnored => config.c.is_some(),
             Self::HandoverUnawaited | Self::HandoverUnfenced => config.schedule == Schedule::StreamK,
-            Self::ChainNotCleared => config.accumulation != crate::Accumulation::Chain && config.in_flight == 1,
-            Self::PromotionOutOfOrder | Self::SwappedStage | Self::ReleasedEarly => config.in_flight == 1,
-            _ => true,
+            Self::ChainNotCleared => config.accumulation != crate::Accumulation::Chain && !in_flight,
+            Self::ScaleOfFirstBlock => promotes && in_flight,
+            // With two in flight one is left over, which is the first.
+            Self::LeftoversOfFirst => config.in_flight > 2,
+            Self::PromotionOutOfOrder
+            | Self::SumNotCleared
+            | Self::StepTwice
+            | Self::SwappedStage
+            | Self::ReleasedEarly
+            | Self::TailOfK
+            | Self::PredecessorUnawaited => true,
+            _ => false,
+        }
+    }
+
+    /// To `decode.cu`.
+    fn applies_swapped(self, config: &KernelConfig) -> bool {
+        let diagonal = config.block_n < 64;
+        let parts = config.accumulation.parts();
+        match self {
+            Self::DiagonalOfNeighbour | Self::ResultsUnawaited | Self::ResultsOverwritten => diagonal,
+            // Results leave by whole lines if they are small.
+            Self::StageOverwritten => !diagonal && config.output.size() == 2,
+            Self::SwappedStage => config.stages > 1,
+            Self::RestOfSplit | Self::SumsUnawaited => parts > 1,
+            Self::SumsOutOfOrder => parts > 2,
+            Self::PromotionOutOfOrder
+            | Self::PromotionTwice
+            | Self::ChainNotCleared
+            | Self::StepTwice
+            | Self::ReleasedEarly
+            | Self::TailOfK
+            | Self::TailOfM
+            | Self::TailOfN
+            | Self::PredecessorUnawaited
+            | Self::ScaleOfNeighbour
+            | Self::ScaleOfFirstBlock
+            | Self::TailPromoted
+            | Self::ScalesUnawaited
+            | Self::ScalesUnsynced
+            | Self::EarlyTokens
+            | Self::EarlyScales => true,
+            _ => false,
         }
     }
 
     /// The translation unit of the wrong kernel; nothing where the kernel's text no longer has what
     /// is changed here.
     pub fn source(self, config: &KernelConfig) -> Option<String> {
+        let edits = match KernelForm::of(config) {
+            KernelForm::Blockwise => gemm::blockwise(self),
+            KernelForm::InFlight => gemm::in_flight(self),
+            KernelForm::Swapped => decode::edits(self, config.block_n < 64),
+        };
+        if edits.is_empty() {
+            return None;
+        }
         let mut text = config.source().replacen("// fp8gemm ", &format!("// {self} "), 1);
-        for (right, wrong) in self.edits() {
+        for (right, wrong) in edits {
             if !text.contains(right) {
                 return None;
             }
             text = text.replace(right, wrong);
         }
         Some(text)
-    }
-
-    /// What stands in the kernel's text, all places of it, and what stands there instead.
-    const fn edits(self) -> &'static [(&'static str, &'static str)] {
-        match self {
-            Self::ScaleOfTileEdge => {
-                &[(">= row * 128) scale = scales[b][row];", ">= row * 128) scale = scales[b][0];")]
-            }
-            Self::ScaleOfLowerRows => &[("sa[1] = shared_load(rows + 8 * 4);", "sa[1] = sa[0];")],
-            // By whom operands and scales are brought: the math warps do not know.
-            Self::PromotionOutOfOrder => &[
-                ("k = (block + i) * BLOCK_K;", "k = ((block ^ 1) + i) * BLOCK_K;"),
-                ("tile.row, block, full", "tile.row, block ^ 1, full"),
-                ("tile.column, block, full", "tile.column, block ^ 1, full"),
-                (
-                    "(i * MAX_K_BLOCKS + first + b * 32) * 4, scale",
-                    "(i * MAX_K_BLOCKS + ((first + b * 32) ^ 1)) * 4, scale",
-                ),
-            ],
-            Self::PromotionTwice => &[
-                (
-                    "__fmaf_rn(i % 4 < 2 ? low[group] : high[group], chain[i], acc[i])",
-                    "__fadd_rn(__fmul_rn(i % 4 < 2 ? low[group] : high[group], chain[i]), acc[i])",
-                ),
-                ("__fmaf_rn(scales[i], chain[i], acc[i])", "__fadd_rn(__fmul_rn(scales[i], chain[i]), acc[i])"),
-            ],
-            Self::ChainNotCleared => &[("step > 0 || (CHAIN && block > 0)", "step > 0 || block > 0")],
-            Self::SumNotCleared => &[("acc[wave][i] = 0.0f;", "acc[wave][i] = turn > 0 ? acc[wave][i] : 0.0f;")],
-            Self::StepTwice => &[("+ step * 32) / 16", "+ (step == 1 ? 0 : step) * 32) / 16")],
-            Self::SwappedStage => &[("(stage * BYTES_B + ", "((stage + 1) % STAGES * BYTES_B + ")],
-            Self::ReleasedEarly => &[
-                ("                    math.release(stage);\n", ""),
-                (
-                    "                wgmma_commit();\n",
-                    "                if (wave + 1 == WAVES) math.release(stage);\n                wgmma_commit();\n",
-                ),
-            ],
-            Self::MissingFence => &[("                fence_async_proxy();\n", "")],
-            Self::TailOfK => {
-                &[("(arguments.k + BLOCK_K - 1) / BLOCK_K", "(arguments.k < BLOCK_K ? 1 : arguments.k / BLOCK_K)")]
-            }
-            Self::TailOfM => &[("row + line < end", "row + line <= end")],
-            Self::TailOfN => &[("if (at + i >= arguments.n) break;", "if (at + i > arguments.n) break;")],
-            Self::MulticastHalf => &[(
-                "u32 row = tile.row + rank % CLUSTER_N * PART_A, column = tile.column + rank % CLUSTER_M * PART_B;",
-                "u32 row = tile.row, column = tile.column;",
-            )],
-            Self::BetaIgnored => &[("__fmaf_rn(arguments.beta, c", "__fmaf_rn(1.0f, c")],
-            Self::HandoverUnawaited => &[("while (!flag_is_up(flag)) {", "while (false) {")],
-            Self::PredecessorUnawaited => &[("    grid_wait();\n", "")],
-            Self::StagingUnawaited => &[("        tma_store_wait_read();\n", "")],
-            Self::HandoverUnfenced => &[("        fence_gpu();\n", "")],
-        }
     }
 }
 

@@ -5,12 +5,20 @@
 
 #![allow(clippy::unwrap_used)]
 
-use fp8gemm_jit::mutants::KernelMutant;
+use std::collections::BTreeSet;
+
+use fp8gemm_jit::mutants::{KernelForm, KernelMutant};
 use fp8gemm_jit::sass::{Disassembler, Listing};
 use fp8gemm_jit::{BASE_OPTIONS, KERNEL, KernelConfig, Nvrtc, Schedule, Share, Unit, catalog, compile_checked};
 
+/// A kernel's main loop, and with swapped operands whether results are on a diagonal.
+fn part(config: &KernelConfig) -> (KernelForm, bool) {
+    let form = KernelForm::of(config);
+    (form, form == KernelForm::Swapped && config.block_n < 64)
+}
+
 /// Breaks if a mutant is no kernel at all, or one that the compiler mends or spoils: tests would then be
-/// scored by something else. One configuration of each.
+/// scored by something else. One configuration of each form that it is in.
 #[test]
 #[ignore = "needs NVRTC"]
 fn every_mutant_compiles() {
@@ -18,8 +26,10 @@ fn every_mutant_compiles() {
     let mut configs = catalog::cover();
     // Small tiles compile fast.
     configs.sort_by_key(|config| (config.block_m * config.block_n, config.to_string()));
-    for mutant in KernelMutant::ALL {
-        let config = configs.iter().find(|config| mutant.applies(config)).unwrap();
+    let parts = configs.iter().map(part).collect::<BTreeSet<_>>();
+    assert_eq!(parts.len(), 4);
+    for (mutant, of) in KernelMutant::ALL.into_iter().flat_map(|mutant| parts.iter().map(move |of| (mutant, *of))) {
+        let Some(config) = configs.iter().find(|config| mutant.applies(config) && part(config) == of) else { continue };
         let source = mutant.source(config).unwrap();
         let name = format!("{mutant} of {}", config.kernel_name());
         let unit = Unit { source: &source, kernel: KERNEL, configuration: &name, options: &BASE_OPTIONS };
@@ -33,7 +43,7 @@ fn every_mutant_compiles() {
 }
 
 /// Breaks if a kernel without a fence or a wait passes for a good one: no bit may show it for a long time,
-/// so that the machine code is where it is found. Configurations of each store, schedule and cluster.
+/// so that the machine code is where it is found. Configurations of each store, schedule, main loop and cluster.
 #[test]
 #[ignore = "needs NVRTC and nvdisasm"]
 fn missing_fences_and_waits_show_in_machine_code() {
@@ -47,11 +57,16 @@ fn missing_fences_and_waits_show_in_machine_code() {
     };
     let mut configs = catalog::cover();
     configs.sort_by_key(|config| (config.block_m * config.block_n, config.to_string()));
-    let kinds: [fn(&KernelConfig) -> bool; 4] = [
+    let kinds: [fn(&KernelConfig) -> bool; 9] = [
         |config| config.schedule == Schedule::StreamK && config.share != Share::Nothing,
         |config| config.schedule == Schedule::StreamK && config.share == Share::Nothing,
         |config| config.schedule == Schedule::Cooperative && config.share != Share::Nothing,
-        |config| config.schedule == Schedule::Cooperative && config.share == Share::Nothing,
+        |config| config.schedule == Schedule::Cooperative && config.share == Share::Nothing && config.in_flight == 1,
+        |config| KernelForm::of(config) == KernelForm::InFlight,
+        |config| config.schedule == Schedule::Swapped && config.block_n == 64 && config.cluster() == 1,
+        |config| config.schedule == Schedule::Swapped && config.block_n == 64 && config.cluster() > 1,
+        |config| config.schedule == Schedule::Swapped && config.block_n < 64 && config.cluster() == 1,
+        |config| config.schedule == Schedule::Swapped && config.block_n < 64 && config.cluster() > 1,
     ];
     for mutant in KernelMutant::ALL {
         let Some(missing) = mutant.missing_instruction() else { continue };

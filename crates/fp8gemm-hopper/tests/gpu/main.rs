@@ -9,6 +9,7 @@
 //! | `launches` | slices, graphs, dependent launch, threads, several GPUs, shared kernels |
 //! | `stream_k` | workspaces: in replayed graphs, in chains of dependent launches, on slices |
 //! | `tuning` | plans that a tuning table chooses for |
+//! | `l2` | the words of L2 policies |
 //! | `large` | matrices of more than 2^31 elements or bytes |
 //! | `errors` | a lost context |
 //! | `host_time` | what a launch costs the CPU |
@@ -26,6 +27,7 @@ mod edges;
 mod errors;
 mod guarded;
 mod host_time;
+mod l2;
 mod large;
 mod launches;
 mod problems;

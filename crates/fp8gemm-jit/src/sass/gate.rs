@@ -107,6 +107,7 @@ impl Summary {
             check("QGMMA in a main loop", one.qgmma, expected.loop_qgmma);
             check("FFMA with three sources in one register bank", one.ffma_conflicts, 0);
             check("MEMBAR.ALL in a main loop", one.membar_all, 0);
+            check("STS before BAR.SYNC in a main loop", one.early_stores, 0);
         }
         faults
     }

@@ -4,6 +4,8 @@
 //! dominates `s`); the loop is `h` and all from which `s` can be reached without `h`. ptxas moves
 //! rare code (a barrier that is not ready yet) behind the kernel's end, from where it jumps back:
 //! by address that looks like a loop, but it is none.
+//!
+//! The same successors say which instruction can come after which.
 
 use super::Instruction;
 
@@ -37,6 +39,27 @@ pub(super) fn innermost(code: &[Instruction], wanted: impl Fn(&Instruction) -> b
         small.len() < large.len() && small.iter().all(|index| large.binary_search(index).is_ok())
     };
     bodies.iter().filter(|body| !bodies.iter().any(|other| within(other, body))).cloned().collect()
+}
+
+/// How many instructions of one kind can be next after one of another kind, with none of a third kind between.
+pub(super) fn follow(
+    code: &[Instruction],
+    first: impl Fn(&Instruction) -> bool,
+    wanted: impl Fn(&Instruction) -> bool,
+    between: impl Fn(&Instruction) -> bool,
+) -> u32 {
+    let next = successors(code);
+    let mut reached = vec![false; code.len()];
+    let mut open: Vec<usize> = (0..code.len()).filter(|index| first(&code[*index])).collect();
+    while let Some(index) = open.pop() {
+        for &other in &next[index] {
+            if !reached[other] && !between(&code[other]) {
+                reached[other] = true;
+                open.push(other);
+            }
+        }
+    }
+    code.iter().zip(reached).filter(|(one, reached)| *reached && wanted(one)).count() as u32
 }
 
 fn successors(code: &[Instruction]) -> Vec<Vec<usize>> {

@@ -11,7 +11,7 @@
 //! | `FFMA` whose three sources lie in one register bank | issues over two cycles instead of one |
 //! | `MEMBAR.ALL` in a main loop | a wrongly scoped `mbarrier.arrive` flushes memory for each block of K |
 //! | `LDL`, `STL` | local memory: an array that is not in registers |
-//! | fences and waits ([`Order`]) | a missing one may not show in the bits for a long time |
+//! | fences and waits ([`Order`]), and what must come after them | a missing one may not show in the bits for a long time |
 //!
 //! A main loop is an innermost natural loop with a `QGMMA` (`loops.rs`). Registers of even and of odd
 //! number are two banks (Hopper); an operand that the instruction before left in the collector
@@ -70,6 +70,9 @@ pub struct MainLoop {
     pub ffma_conflicts: u32,
     /// Memory barriers of any scope.
     pub membar_all: u32,
+    /// Stores to shared memory with no `BAR.SYNC` between them and the `QGMMA` before: where they go, something may
+    /// still be read.
+    pub early_stores: u32,
 }
 
 impl Listing {
@@ -107,7 +110,23 @@ fn main_loop(code: &[Instruction], body: &[usize]) -> MainLoop {
         ffma: count(&|index| code[index].is("FFMA")),
         ffma_conflicts: count(&|index| code[index].is("FFMA") && code[index].conflicts(previous(index))),
         membar_all: count(&|index| code[index].opcode.starts_with("MEMBAR.ALL")),
+        early_stores: early_stores(body.iter().map(|index| &code[*index])),
     }
+}
+
+/// By address: whether a wait is passed over in the first rounds does not matter.
+fn early_stores<'a>(body: impl Iterator<Item = &'a Instruction>) -> u32 {
+    let (mut waited, mut early) = (false, 0);
+    for one in body {
+        if one.is("QGMMA") {
+            waited = false;
+        } else if one.opcode.starts_with("BAR.SYNC") {
+            waited = true;
+        } else if one.is("STS") && !waited {
+            early += 1;
+        }
+    }
+    early
 }
 
 #[cfg(test)]

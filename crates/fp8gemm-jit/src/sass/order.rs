@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::Instruction;
+use super::{Instruction, loops};
 use crate::config::{KernelConfig, Schedule, Store};
 
 /// Counts of instructions that order something.
@@ -22,7 +22,8 @@ pub struct Order {
     pub grid_releases: u32,
     /// `UTMACMDFLUSH` (`cp.async.bulk.commit_group`): TMA stores become a group that can be waited for.
     pub store_groups: u32,
-    /// `DEPBAR` (`cp.async.bulk.wait_group`): staging tiles are not written before TMA has read them.
+    /// `DEPBAR` (`cp.async.bulk.wait_group`): staging tiles are not written before TMA has read them; or
+    /// (`cp.async.wait_all`) scales are not read before they are there.
     pub store_waits: u32,
     /// `UCGABAR_WAIT` (`barrier.cluster.wait`): CTAs of a cluster meet.
     pub cluster_waits: u32,
@@ -32,6 +33,12 @@ pub struct Order {
     pub gpu_fences: u32,
     /// `LDG.STRONG.GPU`: a flag that another SM raises is looked at.
     pub flag_loads: u32,
+    /// `BAR.SYNC` on a barrier other than 0: half of a CTA or more meets (`bar.sync`). Barrier 0 is in
+    /// `barrier.cluster` too, for CTAs without a cluster.
+    pub meetings: u32,
+    /// `SYNCS.ARRIVE` (`mbarrier.arrive`) that can come after a `QGMMA` with no wait for all tensor-core work
+    /// between: a stage is given back while it is read.
+    pub early_releases: u32,
 }
 
 /// Any number from this on: the compiler may write a place out several times.
@@ -54,12 +61,26 @@ impl Order {
             tensor_waits: begins("WARPGROUP.DEPBAR"),
             gpu_fences: begins("MEMBAR.ALL.GPU"),
             flag_loads: count(&|one| one.is("LDG") && one.opcode.contains(".STRONG.GPU")),
+            meetings: count(&|one| {
+                one.opcode.starts_with("BAR.SYNC") && one.operands.first().is_none_or(|id| id != "0x0")
+            }),
+            early_releases: loops::follow(
+                code,
+                |one| one.is("QGMMA"),
+                |one| one.opcode.starts_with("SYNCS.ARRIVE"),
+                |one| {
+                    one.opcode.starts_with("WARPGROUP.DEPBAR") && one.operands.last().is_some_and(|rest| rest == "0x0")
+                },
+            ),
         }
     }
 
     /// Each count by name with what it should be, at least and at most.
-    pub(super) fn held_against(&self, config: &KernelConfig) -> [(&'static str, u32, (u32, u32)); 9] {
+    pub(super) fn held_against(&self, config: &KernelConfig) -> [(&'static str, u32, (u32, u32)); 11] {
         let tma = u32::from(config.store == Store::Tma);
+        let swapped = u32::from(config.schedule == Schedule::Swapped);
+        let diagonal = u32::from(swapped == 1 && config.block_n < 64);
+        let lines = u32::from(swapped == 1 && config.block_n == 64 && config.output.size() == 2);
         let stream = u32::from(config.schedule == Schedule::StreamK);
         let cluster = u32::from(config.cluster() > 1);
         let several = config.in_flight > 1;
@@ -73,16 +94,22 @@ impl Order {
         [
             ("FENCE.VIEW.ASYNC", self.async_fences, (1 + tma, 1 + tma)),
             // With swapped operands one for scales, and one for either order of weights and tokens.
-            ("ACQBULK", self.grid_waits, from(if config.schedule == Schedule::Swapped { 3 } else { 1 })),
+            ("ACQBULK", self.grid_waits, from(1 + 2 * swapped)),
             ("PREEXIT", self.grid_releases, from(1)),
             ("UTMACMDFLUSH", self.store_groups, from(tma)),
-            ("DEPBAR", self.store_waits, from(tma)),
-            // At the begin, before the other CTA's barriers are used, and at the end.
-            ("UCGABAR_WAIT", self.cluster_waits, from(2 * cluster)),
+            // With swapped operands the copies of scales are waited for.
+            ("DEPBAR", self.store_waits, from(tma + swapped)),
+            // At the begin, before the other CTA's barriers are used, and at the end; with swapped operands the end is
+            // another one for each kind of warp.
+            ("UCGABAR_WAIT", self.cluster_waits, from((2 + swapped + diagonal) * cluster)),
             ("WARPGROUP.DEPBAR", self.tensor_waits, (tensor, tensor)),
             // A handover has a fence and a releasing store, each meeting of a cluster releases too.
             ("MEMBAR.ALL.GPU", self.gpu_fences, from(2 * stream + 2 * cluster)),
             ("LDG.STRONG.GPU", self.flag_loads, from(stream)),
+            // Swapped: all for the first barriers, scales before and after they are multiplied; results that are
+            // there and that have been taken; the ring before it takes lines of D.
+            ("BAR.SYNC", self.meetings, from(3 * swapped + 2 * diagonal + lines)),
+            ("SYNCS.ARRIVE before WARPGROUP.DEPBAR", self.early_releases, (0, 0)),
         ]
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::tests::LARGE;
-use crate::config::{KernelConfig, Schedule, Share};
+use crate::config::{Accumulation, KernelConfig, Schedule, Share, Store};
 
 /// A tile loop around a main loop, whose barrier wait has its slow path behind the end.
 const KERNEL: &str = "\
@@ -40,7 +40,7 @@ fp8gemm:
 fn a_kernel_is_counted() {
     let summary = Listing::parse(KERNEL).unwrap().summary();
     // From the wait to the branch, and the slow path, which is passed once more in the loop.
-    let main = MainLoop { instructions: 11, qgmma: 2, ffma: 3, ffma_conflicts: 1, membar_all: 0 };
+    let main = MainLoop { instructions: 11, qgmma: 2, ffma: 3, ffma_conflicts: 1, membar_all: 0, early_stores: 0 };
     let order = Order::default();
     let expected =
         Summary { instructions: 18, qgmma: 2, utmaldg: 0, utmastg: 1, local: 0, order, main_loops: vec![main] };
@@ -102,7 +102,7 @@ fn wrong_listings_are_errors() {
 #[test]
 fn faults_are_named() {
     // 256x128, three stages: two waves, four instructions each.
-    let main = MainLoop { instructions: 900, qgmma: 24, ffma: 384, ffma_conflicts: 0, membar_all: 0 };
+    let main = MainLoop { instructions: 900, qgmma: 24, ffma: 384, ffma_conflicts: 0, membar_all: 0, early_stores: 0 };
     let order = Order {
         async_fences: 2,
         grid_waits: 1,
@@ -156,6 +156,9 @@ fn what_orders_is_counted() {
         "UTMASTG.2D [UR4], [UR6]",
         "UTMACMDFLUSH",
         "DEPBAR.LE SB0, 0x0",
+        "BAR.SYNC.DEFER_BLOCKING 0x0",
+        "BAR.SYNC.DEFER_BLOCKING 0x1, 0x80",
+        "BAR.ARV 0x2, 0x100",
         "PREEXIT",
         "EXIT",
     ];
@@ -171,6 +174,8 @@ fn what_orders_is_counted() {
         tensor_waits: 1,
         gpu_fences: 1,
         flag_loads: 1,
+        meetings: 1,
+        early_releases: 0,
     };
     assert_eq!(order, expected);
     let least = |config: &KernelConfig, name: &str| {
@@ -183,4 +188,44 @@ fn what_orders_is_counted() {
     {
         assert_eq!([&LARGE, &stream, &both].map(|config| least(config, name)), counts.map(Some), "{name}");
     }
+    let lines = KernelConfig { schedule: Schedule::Swapped, store: Store::Direct, block_m: 8, block_n: 64, ..LARGE };
+    let split = KernelConfig { accumulation: Accumulation::Split { parts: 2 }, ..lines };
+    let diagonal = KernelConfig { block_n: 32, ..split };
+    for (name, counts) in
+        [("UCGABAR_WAIT", [0, 3, 4]), ("ACQBULK", [3; 3]), ("DEPBAR", [1; 3]), ("BAR.SYNC", [4, 4, 5])]
+    {
+        assert_eq!([&lines, &split, &diagonal].map(|config| least(config, name)), counts.map(Some), "{name}");
+    }
+}
+
+/// Breaks if a stage that is given back while the tensor cores read it passes, or one that is given back after
+/// them does not: in a loop, and where the last `wgmma` is not waited for.
+#[test]
+fn stages_are_given_back_after_the_tensor_cores() {
+    let early = |lines: &[&str]| {
+        let text: String = lines.iter().enumerate().map(|(i, line)| format!("/*{:04x}*/ {line} ;\n", 16 * i)).collect();
+        Listing::parse(&text).unwrap().summary().order.early_releases
+    };
+    let (multiply, arrive) =
+        ("QGMMA.64x8x32.F32.E4M3.E4M3 R24, gdesc[UR8], R24", "@!P6 SYNCS.ARRIVE.TRANS64.A1T0 RZ, [UR13], RZ");
+    let (all, but_one) = ("WARPGROUP.DEPBAR.LE gsb0, 0x0", "WARPGROUP.DEPBAR.LE gsb0, 0x1");
+    assert_eq!(early(&[multiply, all, arrive, "@!P1 BRA 0x0", "EXIT"]), 0);
+    assert_eq!(early(&[multiply, arrive, all, "@!P1 BRA 0x0", "EXIT"]), 1);
+    assert_eq!(early(&[multiply, but_one, arrive, all, "@!P1 BRA 0x0", "EXIT"]), 1);
+    assert_eq!(early(&[arrive, multiply, "@!P1 BRA 0x0", all, "EXIT"]), 1);
+    assert_eq!(early(&[multiply, "EXIT", arrive, "EXIT"]), 0);
+}
+
+/// Breaks if results are stored in a main loop before those that were there have been taken, and nobody sees it.
+#[test]
+fn stores_of_a_main_loop_come_after_its_wait() {
+    let early = |lines: &[&str]| {
+        let text: String = lines.iter().enumerate().map(|(i, line)| format!("/*{:04x}*/ {line} ;\n", 16 * i)).collect();
+        Listing::parse(&text).unwrap().summary().main_loops[0].early_stores
+    };
+    let (multiply, wait) =
+        ("QGMMA.64x8x32.F32.E4M3.E4M3 R24, gdesc[UR8], R24", "@P5 BAR.SYNC.DEFER_BLOCKING R7, 0x100");
+    let (store, end) = ("STS [R14], R11", ["BAR.ARV R10, 0x100", "@!P1 BRA 0x0", "EXIT"]);
+    assert_eq!(early(&[&[multiply, wait, store, store][..], &end].concat()), 0);
+    assert_eq!(early(&[&[multiply, store, store, wait][..], &end].concat()), 2);
 }

@@ -1,6 +1,6 @@
 //! Which kernels compute a problem, and compiling them before they are needed.
 
-use fp8gemm_jit::mutants::KernelMutant;
+use fp8gemm_jit::mutants::{KernelForm, KernelMutant};
 use fp8gemm_jit::{BASE_OPTIONS, Compiler, JitError, KERNEL, KernelConfig, Schedule, Unit, choose};
 use fp8gemm_problem::Problem;
 
@@ -12,8 +12,8 @@ pub(super) struct Kernels {
     pub(super) compiler: Compiler,
     /// Of the GPU.
     pub(super) sms: u32,
-    /// Kernels that are wrong in this.
-    pub(super) mutant: Option<KernelMutant>,
+    /// Kernels that are wrong in this, and no others than of this form.
+    pub(super) mutant: Option<(KernelMutant, KernelForm)>,
 }
 
 /// Why there is no kernel.
@@ -37,8 +37,8 @@ impl Kernels {
             error => NoKernel::Failed(error),
         })?;
         let mut configs: Vec<_> = choice.candidates.iter().map(|candidate| candidate.config).collect();
-        if let Some(mutant) = self.mutant {
-            configs.retain(|config| mutant.applies(config));
+        if let Some((mutant, form)) = self.mutant {
+            configs.retain(|config| mutant.applies(config) && KernelForm::of(config) == form);
             if configs.is_empty() {
                 return Err(NoKernel::Unsupported("its kernels have no such part".to_owned()));
             }
@@ -50,7 +50,7 @@ impl Kernels {
     fn compile(&self, config: &KernelConfig) {
         let source = match self.mutant {
             None => Some(config.source()),
-            Some(mutant) => mutant.source(config),
+            Some((mutant, _)) => mutant.source(config),
         };
         let Some(source) = source else { return };
         let name = config.kernel_name();
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
     use fp8gemm_jit::{Cache, Key};
 
-    fn kernels(mutant: Option<KernelMutant>) -> Kernels {
+    fn kernels(mutant: Option<(KernelMutant, KernelForm)>) -> Kernels {
         Kernels { compiler: Compiler::new(Cache::in_memory(), None), sms: 132, mutant }
     }
 
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn configurations_are_those_of_the_choice() {
         let count = |text: &str, mutant| kernels(mutant).configurations(&text.parse().unwrap());
-        let fence = Some(KernelMutant::MissingFence);
+        let fence = Some((KernelMutant::MissingFence, KernelForm::Blockwise));
         assert!(count("300x300x300 a=e4m3:1x128 b=e4m3:128x128 d=bf16", None) > 4);
         assert_eq!(count("300x300x300 a=e4m3:1x32 b=e4m3:1x32 d=bf16 policy=promote32", None), 0);
         for empty in ["0x3x3", "3x0x3", "3x3x0"] {
@@ -107,6 +107,10 @@ mod tests {
         }
         // Odd rows of D are not stored by TMA.
         assert_eq!(count("300x301x300 a=e4m3:tensor b=e4m3:tensor d=bf16", fence), 0);
+        // The one form and the other.
+        let few = "8x300x1024 a=e4m3:1x128 b=e4m3:128x128 d=bf16";
+        let twice = KernelForm::ALL.map(|form| count(few, Some((KernelMutant::StepTwice, form))));
+        assert!(twice.iter().all(|count| *count > 0) && twice.iter().sum::<usize>() == count(few, None), "{twice:?}");
     }
 
     /// Breaks if what is compiled ahead is not what a plan asks the cache for: each kernel would be compiled
@@ -115,13 +119,13 @@ mod tests {
     #[ignore = "needs NVRTC"]
     fn what_is_prepared_is_in_the_cache() {
         let problem: Problem = "64x64x64 a=e4m3:tensor b=e4m3:tensor d=f32".parse().unwrap();
-        for mutant in [None, Some(KernelMutant::StepTwice)] {
+        for mutant in [None, Some((KernelMutant::StepTwice, KernelForm::Blockwise))] {
             let kernels = kernels(mutant);
             let candidates = kernels.candidates(&problem).unwrap_or_default();
             let last = candidates.len() - 1;
             let source = match mutant {
                 None => candidates[last].source(),
-                Some(mutant) => mutant.source(&candidates[last]).unwrap(),
+                Some((mutant, _)) => mutant.source(&candidates[last]).unwrap(),
             };
             let key = Key::new(&source, &BASE_OPTIONS, kernels.compiler.nvrtc().unwrap().version());
             assert!(kernels.compiler.cache().get(&key).is_none());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use fp8gemm_hopper::cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError};
 use fp8gemm_hopper::{Gpu, HopperError, HostMatrix, HostView, Operands, Plan, gemm_on_gpu};
-use fp8gemm_jit::mutants::KernelMutant;
+use fp8gemm_jit::mutants::{KernelForm, KernelMutant};
 use fp8gemm_jit::{Cache, Compiler, JitError, KernelConfig, tma_can_store};
 use fp8gemm_problem::{Problem, Side};
 use fp8gemm_sim::{Matrix, MatrixView};
@@ -44,16 +44,17 @@ impl HopperSubject {
         Self::of(gpu, Cache::from_environment(), None)
     }
 
-    /// The same GPU with kernels that are wrong in one thing, on purpose. They are compiled anew in each
-    /// process: no cache keeps them.
+    /// The same GPU with kernels that are wrong in one thing, on purpose, and only those of this form: a mistake
+    /// that several forms can have is scored in each. They are compiled anew in each process: no cache keeps
+    /// them.
     ///
     /// # Errors
     /// [`DifftestError::NoGpu`].
-    pub fn mutant(&self, mutant: KernelMutant) -> Result<Self, DifftestError> {
-        Self::of(self.gpu.clone(), Cache::in_memory(), Some(mutant))
+    pub fn mutant(&self, mutant: KernelMutant, form: KernelForm) -> Result<Self, DifftestError> {
+        Self::of(self.gpu.clone(), Cache::in_memory(), Some((mutant, form)))
     }
 
-    fn of(gpu: Gpu, cache: Cache, mutant: Option<KernelMutant>) -> Result<Self, DifftestError> {
+    fn of(gpu: Gpu, cache: Cache, mutant: Option<(KernelMutant, KernelForm)>) -> Result<Self, DifftestError> {
         let stream = gpu.context().new_stream();
         let stream = stream.map_err(|error| DifftestError::NoGpu { reason: error.to_string() })?;
         let kernels = Arc::new(Kernels { compiler: Compiler::new(cache, None), sms: gpu.sms(), mutant });
@@ -85,7 +86,7 @@ impl HopperSubject {
         }
         let plan = match self.kernels.mutant {
             None => Plan::with_config(&self.gpu, self.compiler(), problem, config),
-            Some(mutant) => Plan::mutant(&self.gpu, self.compiler(), problem, config, mutant),
+            Some((mutant, _)) => Plan::mutant(&self.gpu, self.compiler(), problem, config, mutant),
         };
         let plan = match plan {
             // As a plan does by itself: another candidate has the same bits.
@@ -190,7 +191,8 @@ impl HopperSubject {
 
 impl Subject for HopperSubject {
     fn name(&self) -> String {
-        let mutant = self.kernels.mutant.map_or_else(String::new, |mutant| format!(", mutant {mutant}"));
+        let mutant =
+            self.kernels.mutant.map_or_else(String::new, |(mutant, form)| format!(", mutant {mutant}, {form}"));
         format!("GPU {}, {}{mutant}", self.gpu.info().ordinal, self.gpu.info().name)
     }
 

@@ -2,8 +2,8 @@
 
 // Everything that changes from launch to launch. Unused parts may be null.
 struct Arguments {
-    TensorMap a;       // boxes of a whole tile's rows; unused where M has fewer
-    TensorMap a_rest;  // of the rows of a last tile that has fewer, for one block of K; unused where there is none
+    TensorMap a;       // boxes of a whole tile's rows, or of a part that is shared; else unused where M has fewer
+    TensorMap a_rest;  // of the rows of a last tile that has fewer, for one block of K; unused where A is shared
     TensorMap b, scale_a, scale_b;
     TensorMap c, d;     // 2D, in atoms of 64 rows and 128 bytes
     TensorMap d_tiles;  // 3D {BLOCK_N, whole tiles, M}: an atom is clipped at the end of its tile
@@ -19,7 +19,7 @@ struct Arguments {
     u32 group;  // rows of tiles that are walked together
     u32 weights_constant;  // decode: no kernel before on the stream writes B
     u64 scales_a_stride;   // decode: from block to block of K, in scales
-    u64 policy_b;          // L2 policy of loads of B, as createpolicy encodes them
+    u64 policy_b;          // L2 policy of loads of B
 };
 
 constexpr u32 BLOCK_K = 128;

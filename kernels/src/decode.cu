@@ -113,8 +113,9 @@ struct Producer {
         if (whole_blocks && all_tokens) {
             tma_load_3d(shared.tokens(stage), &arguments.a, 0, place.row, block, full);
         } else {
+            const TensorMap* map = all_tokens ? &arguments.a : &arguments.a_rest;
             #pragma unroll 1
-            for (u32 i = 0; i < blocks(block); i++) tma_load(shared.tokens(stage) + i * TOKENS * BLOCK_K, all_tokens ? &arguments.a : &arguments.a_rest, (block + i) * BLOCK_K, place.row, full);
+            for (u32 i = 0; i < blocks(block); i++) tma_load(shared.tokens(stage) + i * TOKENS * BLOCK_K, map, (block + i) * BLOCK_K, place.row, full);
         }
     }
 

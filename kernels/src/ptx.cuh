@@ -79,7 +79,7 @@ DEVICE void tma_load_3d(u32 to, const TensorMap* map, u32 x, u32 y, u32 z, u32 b
         : "memory");
 }
 
-// With an L2 policy, as createpolicy makes them.
+// With an L2 policy, a word of the host's (fp8gemm-hopper, l2.rs).
 DEVICE void tma_load(u32 to, const TensorMap* map, u32 x, u32 y, u32 barrier, u64 policy) {
     asm volatile(
         "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(

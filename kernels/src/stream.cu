@@ -14,7 +14,7 @@ struct StreamArguments {
     u64 a_bytes;
     u8* d;
     u64 d_bytes;
-    u64 policy;  // of loads, for L2, as createpolicy encodes it
+    u64 policy;  // of loads, for L2
 };
 
 DEVICE void bulk_load(u32 to, const u8* from, u32 bytes, u32 barrier, u64 policy) {

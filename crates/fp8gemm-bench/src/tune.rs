@@ -156,7 +156,8 @@ fn sound(
         }
         // What a plan does: as compiled where the kernel does not take it.
         let usual = Interleave::usual(config);
-        let pattern = if measure.patterns(config)?.contains(&usual) { usual } else { Interleave::AsCompiled };
+        let taken = usual != Interleave::AsCompiled && measure.patterns(config)?.contains(&usual);
+        let pattern = if taken { usual } else { Interleave::AsCompiled };
         if right(measure, problem, (*config, pattern), outcome)? {
             sound.push((*config, pattern));
         }

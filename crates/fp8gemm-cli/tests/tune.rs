@@ -165,7 +165,7 @@ fn explain_says_who_has_chosen() {
     assert!(stderr.contains("WARN") && stderr.contains("tuning table is ignored"), "{stderr}");
 }
 
-/// Breaks if `explain` does not say that a plan takes a tuned pattern and which, takes one that this version
+/// Breaks if `explain` does not say which pattern a plan takes, tuned or usual, takes one that this version
 /// does not know, or does not warn of that.
 #[test]
 fn explain_names_the_tuned_pattern() {
@@ -190,6 +190,8 @@ fn explain_names_the_tuned_pattern() {
     assert!(unknown.stderr.contains("WARN") && unknown.stderr.contains("every-third"), "{}", unknown.stderr);
     let unknown = explain("every-third", &[]).stdout;
     assert!(unknown.contains("6.50 us cold") && !unknown.contains("FFMA:"), "{unknown}");
+    let untuned = run(root.path(), &["kernels", "explain", "4096", "7168", "2048", "--sms", "132"], &[]).stdout;
+    assert!(untuned.contains("FFMA:  pattern reuse-one-in-four, usual for such tiles"), "{untuned}");
 }
 
 /// Breaks if a bundle of a list lacks a kernel that a plan of these problems takes (by the cost model or by
@@ -199,7 +201,9 @@ fn explain_names_the_tuned_pattern() {
 #[ignore = "needs NVRTC"]
 fn a_server_with_the_bundle_compiles_nothing() {
     let root = folder();
-    let problems = [dense(1, 3072, 4096), dense(64, 3072, 4096), dense(4096, 3072, 4096), dense(64, 2112, 7168)];
+    let [few, some] = [dense(1, 3072, 4096), dense(64, 3072, 4096)];
+    // The last is not tuned, and takes the usual pattern.
+    let problems = [few, some, dense(4096, 3072, 4096), dense(64, 2112, 7168), dense(4096, 7168, 2048)];
     let version = Nvrtc::find(None).unwrap().version();
     let machine = Machine::new(&h200(), Some(version));
     table(machine.clone(), &problems[1..2]).store(&table_path(root.path()), true).unwrap();
@@ -210,7 +214,7 @@ fn a_server_with_the_bundle_compiles_nothing() {
     tables.store(&table_path(root.path()), true).unwrap();
     // Something else in the cache, which the bundle must not carry.
     run(root.path(), &["kernels", "compile", "512", "512", "512", "--output-type", "f32", "--sms", "132"], &[]).quiet();
-    fs::write(root.path().join("list"), "1 3072 4096\n64x3072x4096\n4096 3072 4096\n").unwrap();
+    fs::write(root.path().join("list"), "1 3072 4096\n64x3072x4096\n4096 3072 4096\n4096x7168x2048\n").unwrap();
     let compile = |root: &Path| {
         let list = ["--shapes", "list", "64", "2112", "7168", "--sms", "132", "--json"];
         run(root, &[&["kernels", "compile", "--bundle", "bundle.tar", "--jobs", "2"], &list[..]].concat(), &[]).json(0)
@@ -219,7 +223,7 @@ fn a_server_with_the_bundle_compiles_nothing() {
     let made = compiled["kernels"].as_array().unwrap().len();
     assert!(made >= 4 && compiled["failed"] == 0, "{compiled}");
     let bundle = &compiled["bundle"];
-    assert_eq!((&bundle["problems"], &bundle["tuned"]), (&Value::from(4), &Value::from(2)));
+    assert_eq!((&bundle["problems"], &bundle["tuned"]), (&Value::from(5), &Value::from(2)));
     assert_eq!(bundle["kernels"], made);
 
     let server = folder();
@@ -250,7 +254,7 @@ fn a_server_with_the_bundle_compiles_nothing() {
     }
     let statistics = compiler.statistics();
     assert_eq!((statistics.compiled, statistics.cached), (0, 2 * problems.len() as u64 + patterned));
-    assert!(patterned == 2 && taken.contains(&interleaved.kernel_name()), "{patterned}, {taken:?}");
+    assert!(patterned == 4 && taken.contains(&interleaved.kernel_name()), "{patterned}, {taken:?}");
     assert!(taken.contains(&unlikely(&problems[1]).kernel_name()), "the table's kernel is not taken: {taken:?}");
 
     // A machine with NVRTC and the bundle: nothing is left to compile.

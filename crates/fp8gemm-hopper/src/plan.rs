@@ -73,7 +73,7 @@ impl PlanOptions {
 impl Plan {
     /// Chooses a configuration as [`Compiler::choose`] does (by a tuning table that fits, else by the cost
     /// model of [`fp8gemm_jit::choose`]), compiles and loads it, with the pattern that the table has found
-    /// fastest with it. A candidate that the compiler at hand makes spill registers is passed over with a
+    /// fastest with it, else the [usual](Interleave::usual) one. A candidate that the compiler at hand makes spill registers is passed over with a
     /// warning, and a kernel that takes no pattern is loaded as compiled with one: all give the same bits.
     ///
     /// # Errors
@@ -121,7 +121,8 @@ impl Plan {
         Err(rejected.map_or(HopperError::Unsupported { problem: *problem, rule: "no configuration" }, HopperError::Jit))
     }
 
-    /// The same with a given configuration: any that computes the problem gives the same bits.
+    /// The same with a given configuration and its [usual](Interleave::usual) pattern: any that computes the problem
+    /// gives the same bits.
     ///
     /// # Errors
     /// As [`new`](Self::new), and [`HopperError::WrongConfiguration`].

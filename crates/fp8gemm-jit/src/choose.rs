@@ -11,7 +11,7 @@
 //! waves    = halfway between tiles / SMs and its ceiling, but at least 1; stream-K: tiles / SMs + 0.06
 //! compute  = waves * tile + handover + launch
 //! memory   = (M K + r N K + (size(D) + size(C)) M N) / HBM                 swapped: at most 50 GB/s an SM
-//! time     = max(compute / 1.55 GHz, memory)                                up to 128 rows, 64-row tiles and more: 1.85 GHz
+//! time     = max(compute / 1.55 GHz, memory)                                up to 128 rows: 1.85 GHz
 //! ```
 //!
 //! | | value | where |
@@ -46,7 +46,7 @@ const L2_BYTES_PER_CYCLE: f64 = 60.0;
 /// Cycles in a second under load.
 const CLOCK: f64 = 1.55e9;
 /// Rows up to which the tensor cores mostly wait for memory.
-const FEW_ROWS: usize = 128;
+const MEMORY_ROWS: usize = 128;
 /// Cycles in a second then.
 const IDLE_CLOCK: f64 = 1.85e9;
 /// Bytes that HBM delivers in a second.
@@ -499,8 +499,9 @@ pub(crate) fn estimate(problem: &Problem, config: KernelConfig, sms: u32) -> Est
     let read_c = if config.c.is_some() { problem.c.map_or(0, OutputType::size) as f64 } else { 0.0 };
     // With up to 128 rows CTAs of a second row of tiles read the weights while they are still on their way to the
     // first, and it costs about as much (docs/performance.md: 128x4096x7168).
-    let small = config.block_m < 64 && config.schedule != Schedule::Swapped;
-    let (few, rows) = (problem.m <= FEW_ROWS && !small, problem.m.div_ceil(config.block_m as usize) as f64);
+    // Tiles of 8 to 32 rows of which `wgmma` multiplies 64 are slower than `block` says; the lower clock stands for that.
+    let idle = config.block_m < 64 && config.schedule != Schedule::Swapped;
+    let (few, rows) = (problem.m <= MEMORY_ROWS && !idle, problem.m.div_ceil(config.block_m as usize) as f64);
     let bytes = m * k + n * k * if few { rows } else { 1.0 } + (size + read_c) * m * n;
     let clock = if few { IDLE_CLOCK } else { CLOCK };
     let memory = if config.schedule == Schedule::Swapped {

@@ -193,8 +193,8 @@ pub enum JitError {
     },
     /// Text that is no pattern.
     #[error(
-        "interleaving pattern {text:?}: expected as-compiled, none, deepgemm-2025, one-in-four, reuse or \
-         reuse-deepgemm-2025"
+        "interleaving pattern {text:?}: expected as-compiled, none, deepgemm-2025, one-in-four, reuse, \
+         reuse-deepgemm-2025 or reuse-one-in-four"
     )]
     Interleave {
         /// The text as given.

@@ -152,8 +152,8 @@ mutants! {
 }
 
 impl KernelMutant {
-    /// The instruction of the machine code that is missing or in the wrong place, as [`sass`](crate::sass) names
-    /// it, where what it orders is mostly in order anyway, so that no bit need show it.
+    /// What the machine code lacks, or has too early, by the name of [`sass`](crate::sass)'s count. Given where what it
+    /// orders is mostly in order anyway, so that no bit need show it.
     pub const fn missing_instruction(self) -> Option<&'static str> {
         match self {
             Self::MissingFence => Some("FENCE.VIEW.ASYNC"),

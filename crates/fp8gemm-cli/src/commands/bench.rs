@@ -69,8 +69,8 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "NAME")]
     config: Option<String>,
     /// Time our kernel also with these patterns of yield flags in its promotion, beside what the compiler
-    /// made: none, deepgemm-2025, one-in-four, reuse, reuse-deepgemm-2025 (docs/jit.md). A tuned pattern is left
-    /// out then
+    /// made: none, deepgemm-2025, one-in-four, reuse, reuse-deepgemm-2025, reuse-one-in-four (docs/jit.md). The
+    /// pattern that plans load is left out then
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     interleave: Vec<Interleave>,
     /// Ordinal of the GPU

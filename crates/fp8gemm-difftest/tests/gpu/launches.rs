@@ -131,7 +131,7 @@ pub(crate) fn chain_is_right(gpu: &HopperSubject, form: KernelForm, mutant: Opti
     Some(stream.clone_dtoh(&d).unwrap().iter().all(|x| *x == 20.0 * 256.0))
 }
 
-/// Sizes of the chain of few rows.
+// Sizes of the chain of few rows.
 const M: usize = 8;
 const N: usize = 4096;
 const K: usize = 8192;

@@ -25,7 +25,8 @@ fn unit() -> Unit<'static> {
 }
 
 /// Breaks if the word for weights that are read once is not the policy it is taken for: the hardware takes any word,
-/// and another one costs only time. (The one for all others is no policy of `createpolicy`; `EVICT_NORMAL` tells.)
+/// and another one costs only time. (The word for everything else is not one that
+/// `createpolicy` makes: see `EVICT_NORMAL`.)
 #[test]
 #[ignore = "needs Hopper"]
 fn policies_are_those_of_the_hardware() {

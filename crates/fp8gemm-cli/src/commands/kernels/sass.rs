@@ -22,7 +22,7 @@ pub(crate) struct SassArgs {
     #[arg(long, value_name = "NAME")]
     config: Option<String>,
     /// Set yield and reuse flags in the promotion as this pattern says: none, deepgemm-2025, one-in-four,
-    /// reuse, reuse-deepgemm-2025
+    /// reuse, reuse-deepgemm-2025, or reuse-one-in-four, which plans mostly load
     #[arg(long, value_name = "PATTERN", default_value_t)]
     interleave: Interleave,
     #[command(flatten)]

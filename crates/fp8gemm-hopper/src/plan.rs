@@ -73,8 +73,9 @@ impl PlanOptions {
 impl Plan {
     /// Chooses a configuration as [`Compiler::choose`] does (by a tuning table that fits, else by the cost
     /// model of [`fp8gemm_jit::choose`]), compiles and loads it, with the pattern that the table has found
-    /// fastest with it, else the [usual](Interleave::usual) one. A candidate that the compiler at hand makes spill registers is passed over with a
-    /// warning, and a kernel that takes no pattern is loaded as compiled with one: all give the same bits.
+    /// fastest with it, else the [usual](Interleave::usual) one. A candidate that the compiler at hand makes spill
+    /// registers is passed over with a warning, and a kernel that takes no pattern is loaded as compiled with one: all
+    /// give the same bits.
     ///
     /// # Errors
     /// [`HopperError::Jit`] where no kernel computes the problem (M, N or K of 0 among them) or the

@@ -500,8 +500,8 @@ pub(crate) fn estimate(problem: &Problem, config: KernelConfig, sms: u32) -> Est
     // With up to 128 rows CTAs of a second row of tiles read the weights while they are still on their way to the
     // first, and it costs about as much (docs/performance.md: 128x4096x7168).
     // Tiles of 8 to 32 rows of which `wgmma` multiplies 64 are slower than `block` says; the lower clock stands for that.
-    let idle = config.block_m < 64 && config.schedule != Schedule::Swapped;
-    let (few, rows) = (problem.m <= MEMORY_ROWS && !idle, problem.m.div_ceil(config.block_m as usize) as f64);
+    let narrow = config.block_m < 64 && config.schedule != Schedule::Swapped;
+    let (few, rows) = (problem.m <= MEMORY_ROWS && !narrow, problem.m.div_ceil(config.block_m as usize) as f64);
     let bytes = m * k + n * k * if few { rows } else { 1.0 } + (size + read_c) * m * n;
     let clock = if few { IDLE_CLOCK } else { CLOCK };
     let memory = if config.schedule == Schedule::Swapped {

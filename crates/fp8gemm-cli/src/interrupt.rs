@@ -57,7 +57,8 @@ pub(crate) fn asks() -> &'static AtomicBool {
     &STOP
 }
 
-/// What an interruption prints before the end, from now on.
+/// What an interruption prints before the end, from now on. Words about what is written belong into
+/// the closure of [`finish`]: an interruption that waited for it would print the earlier ones.
 pub(crate) fn last_words(text: String) {
     *LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner) = text;
 }

@@ -172,12 +172,15 @@ fn compute(command: &'static str, mut chosen: Vec<&Study>, args: &RunArgs, json:
     // The last of what is looked at before anything is computed: it writes a temporary folder.
     results::check_writable(directory)?;
     let mut studies = Vec::new();
-    for (place, study) in chosen.iter().enumerate() {
-        let there = match place {
+    let now_finished = |finished: usize| {
+        let there = match finished {
             0 => "interrupted: no study is finished".to_owned(),
-            done => format!("interrupted: {done} of {} studies are in {}", chosen.len(), directory.display()),
+            _ => format!("interrupted: {finished} of {} studies are in {}", chosen.len(), directory.display()),
         };
         interrupt::last_words(format!("{there}; --missing computes those without results"));
+    };
+    now_finished(0);
+    for (place, study) in chosen.iter().enumerate() {
         let start = Instant::now();
         let what = format!("{} ({} of {})", study.name, place + 1, chosen.len());
         let progress = Arc::new(Progress::new(&what, STEPS));
@@ -188,7 +191,12 @@ fn compute(command: &'static str, mut chosen: Vec<&Study>, args: &RunArgs, json:
         let outcome = (study.run)(&settings);
         progress.finish();
         let outcome = outcome?;
-        let files = interrupt::finish(|| results::write(directory, &outcome, args.folder.force))?;
+        // An interruption waits for the write, and then finds it counted.
+        let files = interrupt::finish(|| {
+            let files = results::write(directory, &outcome, args.folder.force)?;
+            now_finished(place + 1);
+            Ok::<_, CliError>(files)
+        })?;
         studies.push(Computed {
             seconds: start.elapsed().as_secs_f64(),
             folder: results::folder(directory, study.name).display().to_string(),

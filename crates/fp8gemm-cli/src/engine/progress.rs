@@ -1,17 +1,19 @@
-//! The progress bar of a computation on the CPU.
+//! How far long work is: a bar on a terminal, a line each minute in a log.
 
 use std::io::{self, IsTerminal};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// A bar on standard error that appears only once the work has taken a while, and only on a
-/// terminal.
+/// On standard error, and only once the work has taken a while.
 pub(crate) struct Progress {
     bar: ProgressBar,
     start: Instant,
     shown: OnceLock<()>,
+    /// Minutes after which a line was printed, where there is no terminal.
+    logged: AtomicU64,
 }
 
 /// Work that ends sooner is not worth a bar.
@@ -25,7 +27,7 @@ impl Progress {
             bar.set_style(style.progress_chars("=> "));
         }
         bar.set_message(what.to_owned());
-        Self { bar, start: Instant::now(), shown: OnceLock::new() }
+        Self { bar, start: Instant::now(), shown: OnceLock::new(), logged: AtomicU64::new(0) }
     }
 
     /// Says what is being done now.
@@ -46,12 +48,47 @@ impl Progress {
     }
 
     fn show(&self) {
-        if self.start.elapsed() > PATIENCE && io::stderr().is_terminal() {
-            self.shown.get_or_init(|| self.bar.set_draw_target(ProgressDrawTarget::stderr()));
+        let elapsed = self.start.elapsed();
+        if elapsed < PATIENCE {
+            return;
         }
+        if io::stderr().is_terminal() {
+            self.shown.get_or_init(|| self.bar.set_draw_target(ProgressDrawTarget::stderr()));
+        } else if let Some(line) = self.log_line(elapsed) {
+            eprintln!("{line}");
+        }
+    }
+
+    /// What a log gets now: nothing within a minute of the last line.
+    fn log_line(&self, elapsed: Duration) -> Option<String> {
+        let minutes = elapsed.as_secs() / 60;
+        let percent = self.bar.position() as f64 * 100.0 / self.bar.length().unwrap_or(0).max(1) as f64;
+        let new = self.logged.fetch_max(minutes, Ordering::Relaxed) < minutes;
+        new.then(|| format!("{}: {percent:.0} % after {minutes} min", self.bar.message()))
     }
 
     pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Breaks if a build log shows nothing of hours of work, or a line for each step.
+    #[test]
+    fn a_log_gets_a_line_each_minute() {
+        let progress = Progress::new("compile", 200);
+        let mut lines = Vec::new();
+        for second in 0..150 {
+            progress.bar.inc(1);
+            lines.extend(progress.log_line(Duration::from_secs(second)));
+        }
+        assert_eq!(lines, ["compile: 30 % after 1 min", "compile: 60 % after 2 min"]);
+        assert_eq!(
+            Progress::new("nothing to do", 0).log_line(Duration::from_secs(60)).unwrap(),
+            "nothing to do: 0 % after 1 min"
+        );
     }
 }

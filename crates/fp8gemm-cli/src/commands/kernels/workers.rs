@@ -5,7 +5,7 @@
 //! JSON. It ends with its standard input, so that none outlives the command; the cache writes entries
 //! whole or not at all, so that Ctrl-C may come at any time.
 
-use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -15,10 +15,10 @@ use fp8gemm::jit::catalog::{self, Entry};
 use fp8gemm::jit::tuning::all_candidates;
 use fp8gemm::jit::{Cache, Compiler, JitError, KernelConfig, Report};
 use fp8gemm::problem::Problem;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
 use crate::commands::SUCCESS;
+use crate::engine::Progress;
 use crate::error::CliError;
 
 /// What became of one kernel.
@@ -92,12 +92,12 @@ pub(crate) fn compile(jobs: &[Job], processes: Option<usize>, show: bool) -> Res
     let processes = processes.unwrap_or_else(cores).min(jobs.len());
     let failed = |error: io::Error| CliError::Usage(format!("a worker process cannot be started: {error}"));
     let workers = (0..processes).map(|_| Worker::start()).collect::<io::Result<Vec<_>>>().map_err(failed)?;
-    let bar = bar(jobs.len() as u64, show);
+    let progress = show.then(|| Progress::new("kernels", jobs.len() as u128));
     let next = Mutex::new(jobs.iter());
     let done = Mutex::new(Vec::with_capacity(jobs.len()));
     thread::scope(|scope| {
         for mut worker in workers {
-            let (next, done, bar) = (&next, &done, &bar);
+            let (next, done, progress) = (&next, &done, &progress);
             scope.spawn(move || {
                 // A worker that is gone leaves the rest to the others.
                 let mut alive = true;
@@ -107,32 +107,25 @@ pub(crate) fn compile(jobs: &[Job], processes: Option<usize>, show: bool) -> Res
                         alive = false;
                         Done::failed(job.name.clone(), format!("its worker process ended: {error}"))
                     });
-                    bar.inc(1);
-                    bar.set_message(answer.name.clone());
-                    done.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
+                    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                    done.push(answer);
+                    if let Some(progress) = progress {
+                        progress.about(format!("{} of {} kernels", done.len(), jobs.len()));
+                        progress.advance(1);
+                    }
                 }
                 worker.end();
             });
         }
     });
-    bar.finish_and_clear();
+    if let Some(progress) = progress {
+        progress.finish();
+    }
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     // Where every worker is gone.
     let left = next.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.extend(left.map(|job| Done::failed(job.name.clone(), "not tried: no worker process is left".to_owned())));
     Ok(done)
-}
-
-fn bar(length: u64, show: bool) -> ProgressBar {
-    let show = show && io::stderr().is_terminal();
-    let target = if show { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(Some(length), target);
-    if let Ok(style) =
-        ProgressStyle::with_template("[{bar:30}] {pos} of {len} kernels  {elapsed} elapsed, {eta} left  {msg}")
-    {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    bar
 }
 
 struct Worker {

@@ -188,6 +188,33 @@ fn gemm_gives_the_twins_bytes() {
     });
 }
 
+/// Breaks if the report names another kernel than the one that ran (`gemm` gives kernels a workspace, so that
+/// stream-K may come first), or says of a cached one that it was compiled.
+#[test]
+#[ignore = "needs Hopper"]
+fn the_report_names_the_kernel_that_ran() {
+    let folder = common::folder();
+    let tensors = operands(
+        (4096, 2112, 7168),
+        [ScaleLayout::Block1x128, ScaleLayout::Block128x128],
+        [Dtype::F8_E4M3; 2],
+        Dtype::BF16,
+    );
+    save(&folder.path().join("in.safetensors"), &tensors, &[]);
+    let cache = folder.path().join("cache");
+    let variables = [("FP8GEMM_CACHE_DIR", cache.to_str().unwrap())];
+    let arguments = |name| [&GEMM[..], &["--engine", "hopper", "--json", "-o", name]].concat();
+    for (origin, name) in [("compiled", "first.safetensors"), ("cached", "second.safetensors")] {
+        let json = with_variables(folder.path(), &arguments(name), &variables).json(0);
+        let gpu = &json["gpu"];
+        assert!(gpu["configuration"].as_str().unwrap().contains("_sk"), "{gpu:#}");
+        assert_eq!(gpu["kernel"], origin, "{gpu:#}");
+        // One kernel is made, not one to be named and one to run.
+        let kernels = names(&cache.join("cubin")).into_iter().filter(|name| name.ends_with(".cubin"));
+        assert_eq!(kernels.count(), 1);
+    }
+}
+
 /// Breaks if an operand whose rows are not contiguous is read as if they were, or its transposition
 /// is hidden.
 #[test]

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use fp8gemm::convert::{host_view, matrix};
 use fp8gemm::formats::ScaledMatrix;
 use fp8gemm::hopper::{
-    DeviceInfo, Gpu, HopperError, HostOperand, Plan, QuantizePlan, QuantizedOnGpu, gemm_on_gpu, probe,
+    DeviceInfo, Gpu, HopperError, HostOperand, Plan, PlanOptions, QuantizePlan, QuantizedOnGpu, gemm_on_gpu, probe,
 };
-use fp8gemm::jit::{BASE_OPTIONS, Cache, Compiler, JitError, KernelConfig, Key, choose};
+use fp8gemm::jit::{Cache, Compiler, JitError, choose};
 use fp8gemm::problem::{Epilogue, OperandSpec, OperandType, OutputType, Policy, Problem, ScaleLayout, Side};
 use fp8gemm::sim::MatrixView;
 use serde::Serialize;
@@ -108,8 +108,11 @@ impl Hopper {
         c: Option<&MatrixView<'_>>,
     ) -> Result<Computed, HopperError> {
         let start = Instant::now();
-        let cached = self.cached(&self.compiler.choose(problem, &self.gpu.device())?.config());
-        let plan = Plan::new(&self.gpu, &self.compiler, problem)?;
+        let compiled = self.compiler.statistics().compiled;
+        // As `gemm_on_gpu` makes it.
+        let options = PlanOptions::default().workspace(true);
+        let plan = Plan::with_options(&self.gpu, &self.compiler, problem, options)?;
+        let compiled = self.compiler.statistics().compiled > compiled;
         for quantization in [a.quantization(), b.quantization()].into_iter().flatten() {
             QuantizePlan::new(&self.gpu, &self.compiler, &quantization)?;
         }
@@ -131,21 +134,13 @@ impl Hopper {
             name: info.name.clone(),
             configuration: plan.config().to_string(),
             // A chosen configuration that was passed over had to be compiled to be judged.
-            kernel: if cached == Some(plan.config()) { Origin::Cached } else { Origin::Compiled },
+            kernel: if compiled { Origin::Compiled } else { Origin::Cached },
             prepare_seconds: Number(prepare.as_secs_f64()),
             prepare,
             steps,
         };
         tracing::info!(%problem, kernel = run.kernel_text(), time = %duration(time), "computed by the GPU");
         Ok(Computed { d: matrix(product.d), time, gpu: Some(run), quantized })
-    }
-
-    /// The configuration, if its kernel need not be compiled.
-    fn cached(&self, config: &KernelConfig) -> Option<KernelConfig> {
-        // Without NVRTC, what runs was compiled before.
-        let Ok(nvrtc) = self.compiler.nvrtc() else { return Some(*config) };
-        let key = Key::new(&config.source(), &BASE_OPTIONS, nvrtc.version());
-        self.compiler.cache().get(&key).map(|_| *config)
     }
 }
 

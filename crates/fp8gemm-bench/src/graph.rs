@@ -7,7 +7,7 @@ use cudarc::driver::{CudaStream, sys};
 use crate::BenchError;
 use crate::cold::{elapsed, event, record, wait};
 use crate::stats::Times;
-use crate::subject::{Subject, l2_bytes};
+use crate::subject::{Overlap, Subject, l2_bytes};
 
 /// Launches in the graph, each with its own weights: at least so many.
 const LEAST: usize = 20;
@@ -22,9 +22,10 @@ pub(crate) struct Chain {
     pub(crate) launches: usize,
     /// With ordinary launches.
     pub(crate) plain: Option<Times>,
-    /// With launches that overlap the kernel before them, and load weights before its end, where the subject can
-    /// do that.
-    pub(crate) overlapped: Option<Times>,
+    /// With programmatic dependent launch, where the subject can do that.
+    pub(crate) dependent: Option<Times>,
+    /// With that, and with weights loaded before the kernel before has ended.
+    pub(crate) constant_weights: Option<Times>,
 }
 
 /// Launches whose weights, of so many bytes each, together do not fit the L2 cache.
@@ -41,16 +42,21 @@ pub(crate) fn run(stream: &Arc<CudaStream>, subject: &Subject<'_>, repeat: usize
     }
     let subject = subject.with_sets(sets)?;
     wait(stream)?;
-    let plain = chain(stream, &subject, repeat, false)?;
-    let overlapped = if subject.can_overlap() { chain(stream, &subject, repeat, true)? } else { None };
-    Ok(Chain { launches, plain, overlapped })
+    let time = |overlap| chain(stream, &subject, repeat, overlap);
+    let overlapping = |overlap| if subject.can_overlap() { time(overlap) } else { Ok(None) };
+    Ok(Chain {
+        launches,
+        plain: time(Overlap::None)?,
+        dependent: overlapping(Overlap::Start)?,
+        constant_weights: overlapping(Overlap::Weights)?,
+    })
 }
 
 fn chain(
     stream: &Arc<CudaStream>,
     subject: &Subject<'_>,
     repeat: usize,
-    overlap: bool,
+    overlap: Overlap,
 ) -> Result<Option<Times>, BenchError> {
     let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
     stream.begin_capture(mode).map_err(BenchError::cuda("cuStreamBeginCapture"))?;

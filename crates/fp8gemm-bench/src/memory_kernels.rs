@@ -40,8 +40,8 @@ struct ReadArguments {
 }
 
 impl StreamArguments {
-    /// All of A, the weights and D; their scales are left out.
-    pub(crate) fn of(buffers: &Buffers) -> Self {
+    /// All of A, the weights and D; their scales are left out. Loads have this L2 policy.
+    pub(crate) fn of(buffers: &Buffers, policy: u64) -> Self {
         // Rows are multiples of 16 bytes; rounded down in case that a buffer is not of rows.
         let bytes = |buffer: &Buffer| buffer.len() as u64 / 16 * 16;
         Self {
@@ -51,7 +51,7 @@ impl StreamArguments {
             a_bytes: bytes(&buffers.a),
             d: buffers.d.pointer(),
             d_bytes: bytes(&buffers.d),
-            policy: fp8gemm_hopper::l2_policy(bytes(&buffers.b).into()),
+            policy,
         }
     }
 }

@@ -19,6 +19,8 @@ pub(crate) const TENSOR: &str = RULER;
 pub(crate) const BLOCK: &str = "cublaslt_block";
 /// The kernel that reads weights and A and writes D.
 pub(crate) const FLOOR: &str = "floor";
+/// The same where loads have no L2 policy, if ours have one.
+pub(crate) const FLOOR_PLAIN: &str = "floor_plain";
 /// Rows of A up to which a GEMM is all weights, so that the floor is what it is held against.
 const MOST_ROWS: usize = 64;
 
@@ -56,7 +58,7 @@ pub struct Machine {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Entry {
     /// `ours`, also with the suffix of a pattern ([`Interleave::suffix`]); `floor` (memory moved, nothing
-    /// computed); `cublaslt_tensor`, `cublaslt_block`; with `_first`, the algorithm that the heuristic names
+    /// computed), `floor_plain`; `cublaslt_tensor`, `cublaslt_block`; with `_first`, the algorithm that the heuristic names
     /// first, where another one was faster.
     pub name: String,
     /// Configuration or algorithm.
@@ -75,8 +77,10 @@ pub struct Entry {
     pub graph_launches: Option<usize>,
     /// In a CUDA graph of launches with different weights, for each kernel.
     pub graph: Option<Times>,
-    /// The same with launches that overlap the kernel before them.
-    pub graph_overlapped: Option<Times>,
+    /// The same with programmatic dependent launch.
+    pub graph_dependent: Option<Times>,
+    /// The same with weights loaded before the kernel before has ended, where a kernel does that.
+    pub graph_constant_weights: Option<Times>,
 }
 
 /// Back to back for seconds: what the power limit leaves.
@@ -145,6 +149,11 @@ impl Row {
         self.entry(FLOOR)?.ratio.map(f64::recip)
     }
 
+    /// The same over a kernel whose loads have no L2 policy: where ours are evict-first, a slower one.
+    pub fn over_plain_floor(&self) -> Option<f64> {
+        self.entry(FLOOR_PLAIN).or_else(|| self.entry(FLOOR))?.ratio.map(f64::recip)
+    }
+
     /// How much slower this card is now than the one of the recorded times: cuBLASLt per-tensor now
     /// over cuBLASLt per-tensor then, with the algorithm that its heuristic names first, as then.
     pub fn drift(&self) -> Option<f64> {
@@ -159,7 +168,7 @@ impl Row {
     pub fn ratios(&self) -> BTreeMap<String, f64> {
         let mut ratios = BTreeMap::new();
         let Some(ours) = self.cold(OURS) else { return ratios };
-        let rivals = self.entries.iter().filter(|entry| entry.name != FLOOR);
+        let rivals = self.entries.iter().filter(|entry| !is_floor(&entry.name));
         ratios.extend(rivals.filter_map(|entry| Some((entry.name.clone(), entry.ratio?))));
         ratios.extend(self.recorded.iter().map(|(name, time)| (format!("{name}_recorded"), time / ours)));
         if let (Some(time), Some(drift)) = (self.recorded.get(DEEPGEMM), self.drift()) {
@@ -182,10 +191,16 @@ pub fn geometric_means(rows: &[Row]) -> BTreeMap<String, (f64, usize)> {
     all.into_iter().filter_map(mean).collect()
 }
 
-/// The geometric mean of [`over_floor`](Row::over_floor) over the rows with M of 64 or less, and their number.
-pub fn floor_mean(rows: &[Row]) -> Option<(f64, usize)> {
+/// Whether an entry moves memory only.
+pub(crate) fn is_floor(name: &str) -> bool {
+    [FLOOR, FLOOR_PLAIN].contains(&name)
+}
+
+/// The geometric mean of [`over_floor`](Row::over_floor), or of [`over_plain_floor`](Row::over_plain_floor), over
+/// the rows with M of 64 or less, and their number.
+pub fn floor_mean(rows: &[Row], over: impl Fn(&Row) -> Option<f64>) -> Option<(f64, usize)> {
     let decode = rows.iter().filter(|row| row.problem.m <= MOST_ROWS);
-    let values: Vec<f64> = decode.filter_map(Row::over_floor).collect();
+    let values: Vec<f64> = decode.filter_map(over).collect();
     Some((geometric_mean(values.iter().copied())?, values.len()))
 }
 
@@ -234,15 +249,21 @@ fn fields(row: &Row) -> Vec<(String, String)> {
             put(format!("{name}_sustained_us"), sustained.us);
             put(format!("{name}_sustained_tflops"), row.flop() / sustained.us * 1e-6);
         }
-        let regimes = [(&entry.warm, "warm"), (&entry.graph, "graph"), (&entry.graph_overlapped, "graph_overlapped")];
-        for (times, how) in regimes {
+        for (times, how) in [
+            (&entry.warm, "warm"),
+            (&entry.graph, "graph"),
+            (&entry.graph_dependent, "graph_dependent"),
+            (&entry.graph_constant_weights, "graph_constant_weights"),
+        ] {
             if let Some(times) = times {
                 put(format!("{name}_{how}_us"), times.median);
             }
         }
     }
-    if let Some(ratio) = row.over_floor() {
-        put("ours_over_floor".to_owned(), ratio);
+    for (name, ratio) in [("floor", row.over_floor()), ("floor_plain", row.over_plain_floor())] {
+        if let Some(ratio) = ratio {
+            put(format!("ours_over_{name}"), ratio);
+        }
     }
     for (name, time) in &row.recorded {
         put(format!("recorded_{name}_us"), *time);
@@ -278,7 +299,8 @@ mod tests {
             sustained: None,
             graph_launches: None,
             graph: None,
-            graph_overlapped: None,
+            graph_dependent: None,
+            graph_constant_weights: None,
         };
         let mut entries = vec![entry("ours", ours), entry(RULER, tensor)];
         entries.extend(first.map(|time| entry("cublaslt_tensor_first", time)));
@@ -337,12 +359,19 @@ mod tests {
         let rows = [with_floor(1, 8.0, 4.0), with_floor(64, 4.5, 4.0), with_floor(65, 400.0, 4.0), row(1.0, 1.0, None)];
         assert_eq!(rows[0].over_floor(), Some(2.0));
         assert!(!rows[0].ratios().contains_key(FLOOR));
-        assert_eq!(floor_mean(&rows), Some((1.5, 2)));
-        assert_eq!(floor_mean(&rows[2..]), None);
+        assert_eq!(floor_mean(&rows, Row::over_floor), Some((1.5, 2)));
+        assert_eq!(floor_mean(&rows[2..], Row::over_floor), None);
+        // Where both kernels would be the same, there is one entry.
+        assert_eq!(rows[0].over_plain_floor(), Some(2.0));
+        let mut evict_first = rows[0].clone();
+        let plain = Entry { name: FLOOR_PLAIN.to_owned(), ratio: Some(0.8), ..evict_first.entries[1].clone() };
+        evict_first.entries.push(plain);
+        assert_eq!((evict_first.over_floor(), evict_first.over_plain_floor()), (Some(2.0), Some(1.25)));
+        assert!(!evict_first.ratios().contains_key(FLOOR_PLAIN));
         let mut text = Vec::new();
         write_csv(&rows[..1], &mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
-        assert!(text.contains(",floor_us,") && text.contains(",ours_over_floor,"), "{text}");
+        assert!(text.contains(",floor_us,") && text.contains(",ours_over_floor,ours_over_floor_plain,"), "{text}");
     }
 
     /// Breaks if columns of rows with different rivals get mixed up.

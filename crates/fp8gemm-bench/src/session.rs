@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
-use fp8gemm_hopper::{Gpu, HopperError, Plan, PlanOptions};
+use fp8gemm_hopper::{EVICT_NORMAL, Gpu, HopperError, Plan, PlanOptions, l2_policy};
 use fp8gemm_jit::sass::Interleave;
 use fp8gemm_jit::tuning::Device;
 use fp8gemm_jit::{Compiler, KernelConfig, MemoryKernel};
@@ -17,7 +17,7 @@ use crate::inputs::{Operand, Pattern};
 use crate::memory::Buffer;
 use crate::memory_kernels::{Flush, Flusher, Loaded};
 use crate::nvml::{Monitor, Readings};
-use crate::report::{BLOCK, Entry, FLOOR, Machine, OURS, Row, TENSOR, ours_with};
+use crate::report::{BLOCK, Entry, FLOOR, FLOOR_PLAIN, Machine, OURS, Row, TENSOR, is_floor, ours_with};
 use crate::shapes::Shape;
 use crate::stats::Times;
 use crate::subject::{Buffers, Subject, block_buffers, initial_d, l2_bytes, stride_of_d, tensor_buffers};
@@ -208,7 +208,15 @@ impl Session {
         let mut subjects = self.interleaved(problem, config, &ours, operands, &pattern, &mut refused)?;
         subjects.insert(0, ours);
         if let Some(kernel) = &self.floor {
-            subjects.push(Subject::floor(stream, kernel, problem, &ours_buffers)?);
+            let policy = l2_policy(ours_buffers.b.len() as u128);
+            let mut join = |name, policy| -> Result<(), BenchError> {
+                subjects.push(Subject::floor(name, stream, (kernel, policy), problem, &ours_buffers)?);
+                Ok(())
+            };
+            join(FLOOR, policy)?;
+            if policy != EVICT_NORMAL {
+                join(FLOOR_PLAIN, EVICT_NORMAL)?;
+            }
         }
         if let Ok(library) = &self.cublaslt {
             let tools = (stream, library, &self.scratch);
@@ -299,7 +307,8 @@ impl Session {
                 sustained: None,
                 graph_launches: None,
                 graph: None,
-                graph_overlapped: None,
+                graph_dependent: None,
+                graph_constant_weights: None,
             };
             pairs.push((subject, entry));
         }
@@ -323,12 +332,13 @@ impl Session {
         // The heuristic's first algorithm is there for the cold regime only.
         for (subject, entry) in pairs.iter_mut().filter(|(_, entry)| !entry.name.ends_with("_first")) {
             // The floor draws little power: back to back says nothing of it.
-            if options.sustained && entry.name != FLOOR {
+            if options.sustained && !is_floor(&entry.name) {
                 entry.sustained = Some(sustained::run(stream, subject, options.seconds, monitor)?);
             }
             if options.graph {
                 let chain = graph::run(stream, subject, options.repeat)?;
-                (entry.graph, entry.graph_overlapped) = (chain.plain, chain.overlapped);
+                (entry.graph, entry.graph_dependent) = (chain.plain, chain.dependent);
+                entry.graph_constant_weights = chain.constant_weights;
                 entry.graph_launches = Some(chain.launches);
             }
         }
@@ -393,7 +403,8 @@ mod tests {
                     sustained: None,
                     graph_launches: None,
                     graph: None,
-                    graph_overlapped: None,
+                    graph_dependent: None,
+                    graph_constant_weights: None,
                 },
             )
         };

@@ -15,7 +15,6 @@ use crate::inputs::{Operand, Pattern, arrange};
 use crate::memory::Buffer;
 use crate::memory_kernels::{Loaded, StreamArguments};
 use crate::recorder::stored_scales;
-use crate::report::FLOOR;
 
 /// One set of buffers. Shared where sets have parts in common.
 #[derive(Clone)]
@@ -57,7 +56,7 @@ impl Buffers {
 enum Maker<'a> {
     Ours { plan: Plan, workspace: Arc<Buffer>, stride_scale_a: usize, stride_scale_b: usize },
     Lt { library: &'a CublasLt, problem: LtProblem, algorithm: cublasLtMatmulAlgo_t },
-    Floor { kernel: &'a Loaded },
+    Floor { kernel: &'a Loaded, policy: u64 },
 }
 
 enum Bound<'a> {
@@ -136,16 +135,17 @@ impl<'a> Subject<'a> {
         like.with_sets(vec![self.buffers().clone()]).map(Some)
     }
 
-    /// The kernel that reads the weights and A of these buffers and writes as much as D has.
+    /// The kernel that reads the weights and A of these buffers, with this L2 policy, and writes as much as D has.
     pub(crate) fn floor(
+        name: &'static str,
         stream: &Arc<CudaStream>,
-        kernel: &'a Loaded,
+        (kernel, policy): (&'a Loaded, u64),
         problem: &Problem,
         ours: &Buffers,
     ) -> Result<Self, BenchError> {
         let buffers = Buffers { d: Arc::new(empty_d(stream, problem)?), ..ours.clone() };
-        let (detail, maker) = (kernel.describe(), Maker::Floor { kernel });
-        Self { name: FLOOR, detail, maker, sets: Vec::new() }.with_sets(vec![buffers])
+        let (detail, maker) = (kernel.describe(), Maker::Floor { kernel, policy });
+        Self { name, detail, maker, sets: Vec::new() }.with_sets(vec![buffers])
     }
 
     /// cuBLASLt with the fastest of its algorithms, named `name`, and with the first that its heuristic
@@ -249,17 +249,17 @@ impl<'a> Subject<'a> {
                 };
                 Ok(Bound::Lt(Box::new(Matmul::new(library, &problem, *algorithm)?)))
             }
-            Maker::Floor { kernel } => Ok(Bound::Floor(kernel, StreamArguments::of(buffers))),
+            Maker::Floor { kernel, policy } => Ok(Bound::Floor(kernel, StreamArguments::of(buffers, *policy))),
         }
     }
 
     /// Puts one product on the stream, on set number `set`, counted around.
     pub(crate) fn launch(&self, set: usize, stream: &CudaStream) -> Result<(), BenchError> {
-        self.launch_with(set, stream, false)
+        self.launch_with(set, stream, Overlap::None)
     }
 
-    /// The same; `overlap` lets our kernel start while the one before it ends.
-    pub(crate) fn launch_with(&self, set: usize, stream: &CudaStream, overlap: bool) -> Result<(), BenchError> {
+    /// The same, with as much overlap as ours can have.
+    pub(crate) fn launch_with(&self, set: usize, stream: &CudaStream, overlap: Overlap) -> Result<(), BenchError> {
         match &self.sets[set % self.sets.len()].1 {
             // SAFETY: the buffers of the set live as long as `self`, have the problem's shapes, are
             // initialised, and are used on the bench's one stream only, which is waited for before
@@ -269,7 +269,9 @@ impl<'a> Subject<'a> {
             Bound::Ours(prepared) => unsafe {
                 prepared.launch_with(
                     stream,
-                    LaunchOptions::default().overlapping_previous(overlap).constant_weights(overlap),
+                    LaunchOptions::default()
+                        .overlapping_previous(overlap != Overlap::None)
+                        .constant_weights(overlap == Overlap::Weights),
                 )?;
                 Ok(())
             },
@@ -279,6 +281,17 @@ impl<'a> Subject<'a> {
             Bound::Floor(kernel, arguments) => unsafe { kernel.stream(stream, arguments) },
         }
     }
+}
+
+/// How much of a launch may run while the kernel before it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Overlap {
+    /// Nothing.
+    None,
+    /// Programmatic dependent launch: what touches no memory that a kernel before may write.
+    Start,
+    /// Loads of weights too.
+    Weights,
 }
 
 /// The per-tensor rival's buffers for the same numbers.

@@ -2,7 +2,7 @@
 
 /// No preference. Not a word that `createpolicy` makes: `createpolicy.fractional.L2::evict_normal` gives
 /// `0x16F0_0000_0000_0000` on an H200. The two have not been timed beside each other.
-pub(crate) const EVICT_NORMAL: u64 = 0x1000_0000_0000_0000;
+pub const EVICT_NORMAL: u64 = 0x1000_0000_0000_0000;
 /// As `createpolicy.fractional.L2::evict_first` encodes it.
 const EVICT_FIRST: u64 = 0x12F0_0000_0000_0000;
 

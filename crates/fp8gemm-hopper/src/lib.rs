@@ -68,7 +68,7 @@ pub use device::{DeviceInfo, Gpu, probe};
 pub use error::HopperError;
 pub use host::{HostStep, Product, gemm_on_gpu};
 pub use host_matrix::{HostMatrix, HostOperand, HostView};
-pub use l2::l2_policy;
+pub use l2::{EVICT_NORMAL, l2_policy};
 pub use launch::{LaunchOptions, Prepared};
 pub use layout::{DeviceStep, GemmLayout, OperandLayout, StepBytes};
 pub use on_device::QuantizedOnGpu;

@@ -155,6 +155,8 @@ struct Report {
     geometric_means: std::collections::BTreeMap<String, (f64, usize)>,
     /// Geometric mean of our time over the floor, for M <= 64, and over how many rows.
     over_floor: Option<(f64, usize)>,
+    /// The same over a floor whose loads have no L2 policy.
+    over_plain_floor: Option<(f64, usize)>,
 }
 
 #[derive(Serialize)]
@@ -165,6 +167,7 @@ struct Line {
     bytes: f64,
     ratios: std::collections::BTreeMap<String, f64>,
     over_floor: Option<f64>,
+    over_plain_floor: Option<f64>,
 }
 
 /// Runs the command; 1 if a kernel's bits were wrong.
@@ -205,13 +208,15 @@ pub(crate) fn run(args: &BenchArgs, json: bool) -> Result<u8, CliError> {
     if let Some(file) = csv {
         write_csv(&rows, file).map_err(|error| usage(error.to_string()))?;
     }
-    let (means, over_floor) = (geometric_means(&rows), floor_mean(&rows));
+    let means = geometric_means(&rows);
+    let (over_floor, over_plain_floor) = (floor_mean(&rows, Row::over_floor), floor_mean(&rows, Row::over_plain_floor));
     if json {
         let line = |row: Row| Line {
             flop: row.flop(),
             bytes: row.bytes(),
             ratios: row.ratios(),
             over_floor: row.over_floor(),
+            over_plain_floor: row.over_plain_floor(),
             row,
         };
         let report = Report {
@@ -225,10 +230,11 @@ pub(crate) fn run(args: &BenchArgs, json: bool) -> Result<u8, CliError> {
             failures: failures.clone(),
             geometric_means: means,
             over_floor,
+            over_plain_floor,
         };
         print(true, &report, String::new)?;
     } else {
-        table::foot(&means, over_floor)?;
+        table::foot(&means, over_floor, over_plain_floor)?;
     }
     match fatal {
         Some(error) => Err(failed(error)),

@@ -78,7 +78,7 @@ pub(crate) fn row(row: &Row) -> Result<(), CliError> {
     }
     for entry in &row.entries {
         let name = &entry.name;
-        if let Some(times) = entry.cold.filter(|_| name.starts_with("ours_")) {
+        if let Some(times) = entry.cold.filter(|_| name.starts_with("ours_") || name == "floor_plain") {
             let ratio = number(entry.ratio, 0, 3);
             text += &format!("    {name}: {:.2} us, median {:.2}, x {ratio}\n", times.mean, times.median);
         }
@@ -86,9 +86,13 @@ pub(crate) fn row(row: &Row) -> Result<(), CliError> {
             text += &format!("    {}\n", sustained_line(name, row.flop(), sustained));
         }
         let of = entry.graph_launches.map_or_else(String::new, |launches| format!(" of {launches}"));
-        let (graph, overlapping) = (format!("graph{of}"), format!("graph{of}, overlapping"));
-        let regimes = [(entry.warm, "warm"), (entry.graph, &graph), (entry.graph_overlapped, &overlapping)];
-        for (times, how) in regimes {
+        let graph = format!("graph{of}");
+        for (times, how) in [
+            (entry.warm, "warm"),
+            (entry.graph, &graph),
+            (entry.graph_dependent, &format!("{graph}, dependent launch")),
+            (entry.graph_constant_weights, &format!("{graph}, dependent launch, constant weights")),
+        ] {
             text += &times.map_or_else(String::new, |times| format!("    {name} {how}: {}\n", times_line(&times)));
         }
     }
@@ -102,10 +106,16 @@ pub(crate) fn row(row: &Row) -> Result<(), CliError> {
 }
 
 /// Geometric means.
-pub(crate) fn foot(means: &BTreeMap<String, (f64, usize)>, floor: Option<(f64, usize)>) -> Result<(), CliError> {
+pub(crate) fn foot(
+    means: &BTreeMap<String, (f64, usize)>,
+    over_floor: Option<(f64, usize)>,
+    over_plain_floor: Option<(f64, usize)>,
+) -> Result<(), CliError> {
     let mut text = String::new();
-    if let Some((mean, rows)) = floor {
-        text += &format!("\ngeometric mean of our time over the floor, M <= 64: {mean:.3} ({rows} rows)\n");
+    if let Some((mean, rows)) = over_floor {
+        text += &format!("\ngeometric mean of our time over the floor, M <= 64: {mean:.3} ({rows} rows)");
+        let plain = over_plain_floor.map_or(mean, |(mean, _)| mean);
+        text += &format!(", over one whose loads have no L2 policy: {plain:.3}\n");
     }
     if !means.is_empty() {
         text += "\ngeometric means of the other's time over ours\n";

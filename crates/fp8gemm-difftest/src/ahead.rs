@@ -206,6 +206,11 @@ mod tests {
         let maker = Maker { generator: &generator, oracle: Path::best(), properties: false, preparers: vec![None] };
         let most = Ahead::run(&maker, u64::MAX, 2, |ahead| {
             ahead.take(0).unwrap();
+            // As many as it should be, however slow the machine; then time for one too many.
+            let begin = Instant::now();
+            while ahead.state().next < 1 + 4 && begin.elapsed() < Duration::from_secs(60) {
+                thread::sleep(Duration::from_millis(1));
+            }
             thread::sleep(Duration::from_millis(200));
             let state = ahead.state();
             state.next

@@ -230,8 +230,8 @@ impl OperandArgs {
 #[command(next_help_heading = "Engine")]
 pub(crate) struct EngineArgs {
     /// What computes the product: the CPU twin or a Hopper GPU, with the same bits; auto is the GPU
-    /// where there is one and a kernel for the problem (promote128, chain; split2, 4, 8 up to 32 rows; tensor, row, 1x128 or
-    /// 128x128 scales), else the twin
+    /// where there is one and a kernel for the problem (promote128, chain; up to 32 rows, without C
+    /// and with block scales, of B 128x128 or tensor, split2, 4 and 8), else the twin
     #[arg(long, value_enum, default_value_t = Engine::Auto)]
     pub(crate) engine: Engine,
     /// Ordinal of the GPU [default: the first Hopper]

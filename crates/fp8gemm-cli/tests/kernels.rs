@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Run, folder};
+use fp8gemm::jit::tuning::{Device, Machine, Timed, Tuned, Tuning, all_candidates};
 use fp8gemm::jit::{Cache, Key, Metadata};
 use serde_json::Value;
 
@@ -87,6 +88,40 @@ fn explain_prints_the_choice() {
         "{}",
         text.stdout
     );
+}
+
+/// Breaks if stream-K, which needs a workspace, is said to be taken without one, or registers are said of a kernel that
+/// has other ones.
+#[test]
+fn explain_tells_workspaces_and_registers_apart() {
+    let root = folder();
+    let explain = |sizes: [&str; 3], flag| {
+        run(root.path(), false, &[&["kernels", "explain", "--sms", "132"], &sizes[..], flag].concat())
+    };
+    let sizes = ["4096", "2112", "7168"];
+    let choice = explain(sizes, &["--json"]).json(0)["choices"][0].clone();
+    let [with, without] =
+        ["with_workspace", "without_workspace"].map(|which| choice[which]["configuration"].as_str().unwrap());
+    assert_eq!((with, &choice["candidates"][0]["registers"]), (stream_k(true).as_str(), &serde_json::json!([232, 40])));
+    assert!(without == stream_k(false) && with.contains("_sk") && !without.contains("_sk"), "{with}, {without}");
+    let text = explain(sizes, &[]).stdout;
+    assert!(text.contains("with a workspace the first is taken, without one number 2\n"), "{text}");
+    let taken =
+        |how| text.lines().find(|line| line.starts_with(&format!("taken {how} a workspace: a tile of "))).unwrap();
+    assert!(taken("with").contains("of 232 (loading: 40) registers") && taken("without").contains("128 x 192"));
+
+    let few = explain(["1", "576", "7168"], &[]).stdout;
+    assert!(few.contains("taken: a tile of 8 x 8") && !few.contains("registers"), "{few}");
+    let few = explain(["1", "576", "7168"], &["--json"]).json(0);
+    assert_eq!(few["choices"][0]["candidates"][0]["registers"], Value::Null);
+}
+
+/// What a plan takes for 4096x2112x7168 with a workspace, and without one.
+fn stream_k(workspace: bool) -> String {
+    let problem = "4096x2112x7168 a=e4m3:1x128 b=e4m3:128x128 d=bf16".parse().unwrap();
+    let choice = fp8gemm::jit::choose(&problem, 132).unwrap();
+    let mut configs = choice.candidates.iter().map(|one| one.config);
+    configs.find(|config| workspace || config.workspace_bytes(132) == 0).unwrap().to_string()
 }
 
 /// Breaks if a missing compiler or disassembler is another exit code than 3, or does not say what
@@ -194,6 +229,30 @@ fn one_problem_from_source_to_machine_code() {
     let lines = sass.stdout.lines().filter(|line| line.contains(" QGMMA.64x")).count();
     assert_eq!(counted["summary"]["qgmma"], lines);
     assert_eq!(counted["faults"], Value::Array(Vec::new()));
+}
+
+/// Breaks if a plan without a workspace, or one that has a tuning table, has to compile after `kernels compile M N K`.
+#[test]
+#[ignore = "needs NVRTC"]
+fn one_problem_has_every_kernel_that_plans_take() {
+    let root = folder();
+    let problem = "4096x2112x7168 a=e4m3:1x128 b=e4m3:128x128 d=bf16".parse().unwrap();
+    let tuned = all_candidates(&problem, 132).unwrap().last().unwrap().to_string();
+    let timed = Timed { configuration: tuned.clone(), interleave: None, cold_us: 6.5, warm_us: 3.25 };
+    let machine = Machine::new(&Device { name: "NVIDIA H200".into(), sms: 132, driver: 13_000 }, None);
+    let date = "2026-11-29T13:00:00Z".to_owned();
+    let entry = Tuned { problem, date, tried: 31, model: timed.clone(), ranking: vec![timed] };
+    Tuning::of(machine, vec![entry]).store(&root.path().join("cache/cubin/tuning.json"), true).unwrap();
+    let compile = || {
+        let arguments = ["kernels", "compile", "4096", "2112", "7168", "--sms", "132", "--json"];
+        run(root.path(), true, &arguments).json(0)
+    };
+    let made = compile();
+    let names: Vec<_> = made["kernels"].as_array().unwrap().iter().map(|kernel| kernel["name"].as_str()).collect();
+    // A kernel's name is the configuration's without the raster.
+    let expected = [stream_k(false), stream_k(true), tuned];
+    assert_eq!(names, expected.each_ref().map(|name| name.rsplit_once("_g").map(|(kernel, _)| kernel)));
+    assert_eq!((&compile()["kernels"], &compile()["cached"]), (&Value::Array(Vec::new()), &Value::from(3)));
 }
 
 /// Breaks if `--interleave` prints the kernel as it was, changes more than flags, or is taken where there is

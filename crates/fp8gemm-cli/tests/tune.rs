@@ -24,6 +24,9 @@ fn run(root: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Run {
     with_variables(root, arguments, &[&[own], variables].concat())
 }
 
+/// Neither a GPU nor an NVRTC, whose version a table might not be for.
+const NOTHING: [(&str, &str); 2] = [("CUDA_VISIBLE_DEVICES", ""), ("FP8GEMM_NVRTC", "no-nvrtc")];
+
 fn table_path(root: &Path) -> PathBuf {
     root.join("cache/cubin/tuning.json")
 }
@@ -109,7 +112,7 @@ fn explain_says_who_has_chosen() {
     // No GPU: `explain` tells what the machine of the table would take.
     let explain = |variables: &[(&str, &str)]| {
         let arguments = ["kernels", "explain", "64", "2112", "7168", "--sms", "132", "--json"];
-        let run = run(root.path(), &arguments, &[&[("CUDA_VISIBLE_DEVICES", "")], variables].concat());
+        let run = run(root.path(), &arguments, &[&NOTHING[..], variables].concat());
         let json = run.json(0);
         let choice = json["choices"][0].clone();
         (choice["source"].as_str().unwrap().to_owned(), choice, run.stderr)
@@ -128,11 +131,8 @@ fn explain_says_who_has_chosen() {
     let (source, choice, stderr) = explain(&[]);
     assert_eq!((source.as_str(), first(&choice), stderr.as_str()), ("tuned", unlikely(&tuned).to_string(), ""));
     assert_eq!(choice["tuned"]["ranking"][0]["cold_us"], 6.5);
-    let text = run(
-        root.path(),
-        &["kernels", "explain", "64", "2112", "7168", "--sms", "132"],
-        &[("CUDA_VISIBLE_DEVICES", "")],
-    );
+    let text = run(root.path(), &["kernels", "explain", "64", "2112", "7168", "--sms", "132"], &NOTHING);
+    assert!(text.stdout.contains("132 SMs of NVIDIA H200, which is not here"), "{}", text.stdout);
     assert!(text.stdout.contains("6.50 us cold, 3.25 us warm") && text.stdout.contains(&model), "{}", text.stdout);
 
     let (source, choice, _) = explain(&[("FP8GEMM_TUNING", "off")]);
@@ -152,8 +152,9 @@ fn explain_says_who_has_chosen() {
 
     let stale = Machine { kernels: "0".repeat(64), ..machine };
     table(stale, &[tuned]).store(&root.path().join("stale.json"), true).unwrap();
-    let (source, choice, _) = explain(&[("FP8GEMM_TUNING", "stale.json")]);
-    assert_eq!(source, "model");
+    let (source, choice, stderr) = explain(&[("FP8GEMM_TUNING", "stale.json")]);
+    assert_eq!((source.as_str(), &choice["gpu"]), ("model", &"NVIDIA H200".into()));
+    assert!(stderr.contains("WARN") && stderr.contains("other kernels"), "{stderr}");
     assert!(why(&choice).contains("other kernels"), "{choice}");
 
     let mut bytes = fs::read(table_path(root.path())).unwrap();
@@ -176,17 +177,19 @@ fn explain_names_the_tuned_pattern() {
     let explain = |pattern: &str, flags: &[&str]| {
         let tables = table_with_pattern(machine.clone(), &problem, unlikely(&problem), pattern);
         tables.store(&table_path(root.path()), true).unwrap();
-        run(root.path(), &[&arguments[..], flags].concat(), &[("CUDA_VISIBLE_DEVICES", "")])
+        run(root.path(), &[&arguments[..], flags].concat(), &NOTHING)
     };
     let known = explain("one-in-four", &[]);
     assert!(known.stdout.contains("5.50 us cold"), "{}", known.stdout);
     assert!(known.stdout.contains("FFMA:  pattern one-in-four, tuned"), "{}", known.stdout);
     let known = explain("one-in-four", &["--json"]);
-    assert_eq!((&known.json(0)["choices"][0]["interleave"], known.stderr.as_str()), (&"one-in-four".into(), ""));
+    let pattern = &known.json(0)["choices"][0]["with_workspace"]["interleave"];
+    assert_eq!((pattern, known.stderr.as_str()), (&"one-in-four".into(), ""));
     // The entry behind it, of the same configuration.
     let unknown = explain("every-third", &["--json"]);
     let choice = &unknown.json(0)["choices"][0];
-    assert_eq!((&choice["interleave"], &choice["source"]), (&"as-compiled".into(), &"tuned".into()));
+    let pattern = &choice["with_workspace"]["interleave"];
+    assert_eq!((pattern, &choice["source"]), (&"as-compiled".into(), &"tuned".into()));
     assert!(unknown.stderr.contains("WARN") && unknown.stderr.contains("every-third"), "{}", unknown.stderr);
     let unknown = explain("every-third", &[]).stdout;
     assert!(unknown.contains("6.50 us cold") && !unknown.contains("FFMA:"), "{unknown}");
@@ -298,7 +301,7 @@ fn tuned_kernels_are_taken() {
     let explained = run(root.path(), &["kernels", "explain", "64", "2112", "7168", "--json"], &[]).json(0);
     assert_eq!(explained["choices"][0]["source"], "tuned");
     assert_eq!(explained["choices"][0]["candidates"][0]["configuration"], winner);
-    assert_eq!(explained["choices"][0]["interleave"], pattern);
+    assert_eq!(explained["choices"][0]["with_workspace"]["interleave"], pattern);
     let bench = run(root.path(), &["bench", "64", "2112", "7168", "--no-rivals", "--json"], &[]).json(0);
     let suffix = pattern.parse::<Interleave>().unwrap().suffix();
     assert_eq!(bench["rows"][0]["entries"][0]["detail"], format!("{winner}{suffix}"));

@@ -46,7 +46,7 @@ pub enum HopperError {
         needed: i32,
     },
     /// A function of the CUDA driver failed.
-    #[error("{call} failed with code {code}: {name}")]
+    #[error("{call} failed with code {code}: {name}{}", advice(*code))]
     Cuda {
         /// What was called.
         call: &'static str,
@@ -210,6 +210,17 @@ fn is_sticky(code: CUresult) -> bool {
             | CUresult::CUDA_ERROR_INVALID_PC
             | CUresult::CUDA_ERROR_LAUNCH_FAILED
     )
+}
+
+/// What to do about it, where that is known.
+fn advice(code: u32) -> &'static str {
+    if code == CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH as u32 {
+        "; libcuda and the driver in the kernel are not of one version: after an update of the driver restart the \
+         machine; in a container use the host's libcuda (NVIDIA Container Toolkit), not one of the image or of \
+         cuda-compat"
+    } else {
+        ""
+    }
 }
 
 fn version(number: i32) -> String {

@@ -223,7 +223,8 @@ pub fn choose(problem: &Problem, sms: u32) -> Result<Choice, JitError> {
     }
     if candidates.is_empty() && accumulation.parts() > 1 {
         return Err(unsupported(
-            "kernels with K split are for 1x128 and 128x128 scales, up to 32 rows, no C, and K that is not too large",
+            "kernels with K split are for block scales (of B 128x128 or tensor), up to 32 rows, no C, and K that is not \
+             too large",
         ));
     }
     if candidates.is_empty() {

@@ -12,6 +12,10 @@ pub const SHARED_LIMIT: u32 = 232_448;
 /// Elements of K in a block: 128 bytes of FP8, the width that TMA swizzles.
 const BLOCK_K: u32 = 128;
 
+/// Registers of a math thread and of a loading one where two math warpgroups take them from the one that loads
+/// (`setmaxnreg`).
+pub(crate) const REALLOCATED: (u32, u32) = (232, 40);
+
 /// How scales reach the accumulators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KernelScales {
@@ -207,9 +211,10 @@ impl KernelConfig {
         }
     }
 
-    /// Registers of a math thread and of a loading one (`setmaxnreg`): together at most 65,536.
-    pub const fn registers(&self) -> (u32, u32) {
-        (232, 40)
+    /// Registers of a math thread and of a loading one (`setmaxnreg`): those of a CTA together at most 65,536. `None`
+    /// for kernels with one math warpgroup, whose threads keep what the compiler gives all of them.
+    pub const fn registers(&self) -> Option<(u32, u32)> {
+        if self.math_groups() > 1 { Some(REALLOCATED) } else { None }
     }
 
     /// Columns of D in one 128-byte line of its staging buffer.
@@ -478,6 +483,27 @@ pub(crate) mod tests {
         assert_eq!(KernelConfig { block_m: 128, block_n: 192, stages: 4, ..LARGE }.shared_bytes(), 219_296);
         assert_eq!(KernelConfig { block_n: 112, ..LARGE }.shared_bytes(), 218_256);
         assert_eq!(KernelConfig { stages: 4, store: Store::Direct, ..LARGE }.shared_bytes(), 219_296);
+    }
+
+    /// Breaks if more registers are said than an SM has, of kernels whose threads keep theirs, or not of those that
+    /// move them.
+    #[test]
+    fn registers_are_said_where_they_move() {
+        let mut told = std::collections::BTreeSet::new();
+        for text in ["1x576x7168", "64x576x7168", "4096x7168x16384"] {
+            let problem = format!("{text} a=e4m3:1x128 b=e4m3:128x128 d=bf16").parse().unwrap();
+            for config in crate::choose(&problem, 132).unwrap().candidates.iter().map(|one| one.config) {
+                let source = config.source();
+                let moves = source.contains("registers_grow<MATH_REGISTERS>") && source.contains("MATH_GROUPS = 2;");
+                assert_eq!(config.registers().is_some(), moves, "{config}");
+                if let Some((math, load)) = config.registers() {
+                    let loading = config.threads() - 128 * config.math_groups();
+                    assert!(128 * config.math_groups() * math + loading * load <= 65_536, "{config}");
+                }
+                told.insert((config.schedule == Schedule::Swapped, moves));
+            }
+        }
+        assert_eq!(told.into_iter().collect::<Vec<_>>(), [(false, false), (false, true), (true, false)]);
     }
 
     /// Breaks if an impossible configuration reaches the compiler, whose messages help nobody.

@@ -15,6 +15,11 @@ use serde::Serialize;
 use super::{Computed, Task};
 use crate::text::{Number, duration};
 
+/// What there are kernels for, in words.
+pub(crate) const COMPUTES: &str = "promote128 with tensor, row, 1x128 or 128x128 scales, chain with tensor or row \
+                                   scales, and, up to 32 rows and without C, split2, split4 and split8 with block \
+                                   scales (of B 128x128 or tensor)";
+
 /// `CUDA_ERROR_OUT_OF_MEMORY` of `cuda.h`.
 const OUT_OF_MEMORY: u32 = 2;
 
@@ -225,6 +230,35 @@ mod tests {
             assert_eq!(rule_against_policy(policy).is_none(), known, "{policy}");
         }
         assert!(rule_against_policy(Policy::Cutlass128).unwrap().contains("promote128, chain"));
+    }
+
+    /// Breaks if the rules of the kernels are others than [`COMPUTES`], which the doctor says, and the help of `--engine`
+    /// have in words.
+    #[test]
+    fn the_words_are_the_rules() {
+        use ScaleLayout::{Block1x128, Block128x128, Row, Tensor};
+        let scales = [Tensor, Row, Block1x128, Block128x128];
+        let policies = ["promote128", "chain", "split2", "split4", "split8", "split3", "promote64", "cutlass128"];
+        for (a, b) in scales.into_iter().flat_map(|a| scales.map(|b| (a, b))) {
+            for (policy, m, c) in policies
+                .into_iter()
+                .flat_map(|policy| [(policy, 32, ""), (policy, 33, ""), (policy, 32, " c=f32 beta=1")])
+            {
+                let block = |scales| matches!(scales, Block1x128 | Block128x128);
+                let said = match policy {
+                    "promote128" => true,
+                    "chain" => !block(a) && !block(b),
+                    "split2" | "split4" | "split8" => {
+                        (block(a) || block(b)) && matches!(b, Block128x128 | Tensor) && m <= 32 && c.is_empty()
+                    }
+                    _ => false,
+                };
+                let text = format!("{m}x512x4096 a=e4m3:{a} b=e4m3:{b} d=bf16 policy={policy}{c}");
+                // A problem that is not legal is nobody's.
+                let computed = text.parse().is_ok_and(|problem| rule_against(&problem).is_none());
+                assert_eq!(computed, said, "{text}");
+            }
+        }
     }
 
     /// Breaks if an error of several lines is printed as several lines, or loses one.

@@ -16,7 +16,7 @@ use crate::args::{Engine, EngineArgs};
 use crate::error::{CliError, note};
 use crate::text::{count, duration, path_name};
 
-pub(crate) use gpu::{GpuRun, Hopper, one_line};
+pub(crate) use gpu::{COMPUTES, GpuRun, Hopper, one_line};
 pub(crate) use progress::Progress;
 
 /// Which engine computed something.

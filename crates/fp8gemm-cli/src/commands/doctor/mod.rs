@@ -6,7 +6,7 @@ mod gpu;
 use serde::Serialize;
 
 use super::{SUCCESS, print};
-use crate::engine::Chosen;
+use crate::engine::{COMPUTES, Chosen};
 use crate::error::CliError;
 use crate::text::{count, table};
 use cpu::Cpu;
@@ -99,11 +99,7 @@ impl Auto {
         let name = format!("GPU {}, {},", device.ordinal, device.name);
         let error = gpu.self_test.as_ref().and_then(|test| test.error.as_deref());
         let reason = match error {
-            None => format!(
-                "{name} for the policies promote128, chain and, up to 32 rows, split2, split4 and split8 with tensor, \
-                 row, 1x128 or 128x128 scales, \
-                 and the CPU twin for everything else."
-            ),
+            None => format!("{name} for the policies {COMPUTES}, and the CPU twin for everything else."),
             // What was compiled before still runs.
             Some(_) if nvrtc.found.is_none() && cache.entries > 0 => format!(
                 "{name} for what the {} in the cache compute, and the CPU twin for everything else: \

@@ -1,5 +1,6 @@
 //! `fp8gemm kernels compile`: fills the cache, for one problem, for many or for all.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use clap::Args;
 use fp8gemm::jit::catalog::{self, Entry};
 use fp8gemm::jit::sass::Interleave;
 use fp8gemm::jit::tuning::Tuning;
-use fp8gemm::jit::{Cache, Compiler, choose};
+use fp8gemm::jit::{Cache, Compiler};
 use serde::Serialize;
 
 use super::workers::{self, Done, Job};
@@ -126,17 +127,24 @@ fn many(args: &CompileArgs, compiler: &Compiler, json: bool) -> Result<u8, CliEr
     Ok(if report.failed > 0 { DIFFERENT } else { SUCCESS })
 }
 
-/// The kernels of one problem: one for each number of SMs, often the same.
+/// The kernels of one problem that plans take, as for many; without NVRTC those that are cached.
 fn one(args: &CompileArgs, compiler: &Compiler, json: bool) -> Result<u8, CliError> {
     let begin = Instant::now();
     let problem = args.problem.needed()?;
     let (mut kernels, mut passed_over, mut cached) = (Vec::new(), Vec::new(), 0);
+    let mut names = BTreeSet::new();
     for sms in args.problem.sms() {
-        let (config, made, passed) = make(compiler, &choose(&problem, sms)?, Interleave::AsCompiled)?;
-        passed_over.extend(passed);
-        match made.compiled {
-            Some((report, time)) => kernels.push(Done::new(config.kernel_name(), &report, time)),
-            None => cached += 1,
+        for order in prepare::orders(compiler, &problem, sms)? {
+            let configs = order.into_iter().map(|(_, _, config)| config);
+            let (config, made, passed) = make(compiler, configs, Interleave::AsCompiled)?;
+            passed_over.extend(passed.into_iter().filter(|(name, _)| names.insert(name.clone())));
+            if !names.insert(config.kernel_name()) {
+                continue;
+            }
+            match made.compiled {
+                Some((report, time)) => kernels.push(Done::new(config.kernel_name(), &report, time)),
+                None => cached += 1,
+            }
         }
     }
     // Without NVRTC everything came from the cache.

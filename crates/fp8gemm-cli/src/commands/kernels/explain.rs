@@ -1,18 +1,29 @@
 //! `fp8gemm kernels explain`: what the cost model says of each candidate, which one is taken, and whether
 //! that is the model's choice or a tuning table's.
 
-use fp8gemm::hopper::probe;
+use clap::Args;
+use fp8gemm::hopper::{DeviceInfo, probe};
 use fp8gemm::jit::sass::Interleave;
-use fp8gemm::jit::tuning::{Device, Machine, Selection, Source, Tuned, Untuned, kernel_version};
-use fp8gemm::jit::{Cache, Compiler};
+use fp8gemm::jit::tuning::{Device, Machine, Selection, Source, Tuned, Tuning, Untuned};
+use fp8gemm::jit::{Cache, Compiler, Estimate, JitError, Nvrtc, Schedule};
 use fp8gemm::problem::Problem;
 use serde::Serialize;
 
 use super::Resources;
 use crate::commands::problem::ProblemArgs;
 use crate::commands::{SUCCESS, print};
+use crate::engine::one_line;
 use crate::error::CliError;
-use crate::text::Number;
+use crate::text::{Number, count, list};
+
+#[derive(Debug, Args)]
+pub(super) struct ExplainArgs {
+    /// Ordinal of the GPU that is meant [default: the first Hopper with so many SMs]
+    #[arg(long, value_name = "N", conflicts_with = "sms")]
+    device: Option<usize>,
+    #[command(flatten)]
+    problem: ProblemArgs,
+}
 
 #[derive(Serialize)]
 struct Report {
@@ -25,18 +36,30 @@ struct Report {
 #[derive(Serialize)]
 struct Chosen {
     sms: u32,
+    /// The GPU that is meant: the one here, else one that a tuning table is for; absent where there is neither.
+    gpu: Option<String>,
+    /// Its ordinal, if it is here.
+    device: Option<usize>,
     /// `tuned` or `model`.
     source: &'static str,
     /// The table's problem and its times, where it has chosen.
     tuned: Option<Tuned>,
     /// Why the model has chosen, where it has.
     why: Option<String>,
-    /// Name of the pattern in the promotion of the first: a table's, or `as-compiled`.
-    interleave: &'static str,
-    /// The first is taken.
+    /// What plans with a workspace take: the first candidate.
+    with_workspace: Option<Taken>,
+    /// What plans without one take, as they are by default: the first candidate that needs none.
+    without_workspace: Option<Taken>,
     candidates: Vec<Candidate>,
     #[serde(skip)]
     selection: Selection,
+}
+
+#[derive(Clone, PartialEq, Serialize)]
+struct Taken {
+    configuration: String,
+    /// Name of the pattern in its promotion: a table's, or `as-compiled`.
+    interleave: &'static str,
 }
 
 #[derive(Serialize)]
@@ -49,14 +72,30 @@ struct Candidate {
     memory_us: Number,
 }
 
-pub(super) fn run(args: &ProblemArgs, json: bool) -> Result<u8, CliError> {
-    let problem = args.needed()?;
+pub(super) fn run(args: &ExplainArgs, json: bool) -> Result<u8, CliError> {
+    let problem = args.problem.needed()?;
     let compiler = Compiler::new(Cache::from_environment(), None);
-    let here = probe().ok().and_then(|devices| devices.into_iter().next());
-    let here = here.map(|gpu| Device { name: gpu.name, sms: gpu.sms, driver: gpu.driver });
-    let choices = args.sms().into_iter().map(|sms| {
-        let here = here.as_ref().filter(|device| device.sms == sms);
-        Ok(Chosen::new(select(&compiler, &problem, sms, here)?, sms))
+    let (gpus, sizes) = match args.device {
+        Some(ordinal) => {
+            let gpu = device(ordinal)?;
+            (vec![gpu.clone()], vec![gpu.sms])
+        }
+        None => (probe().unwrap_or_default(), args.problem.sms()),
+    };
+    let choices = sizes.into_iter().map(|sms| match gpus.iter().find(|gpu| gpu.sms == sms) {
+        Some(gpu) => {
+            let device = Device { name: gpu.name.clone(), sms, driver: gpu.driver };
+            let selection = compiler.choose(&problem, &device)?;
+            Ok(Chosen::new(selection, sms, Some(device.name), Some(gpu.ordinal)))
+        }
+        None => {
+            let nvrtc = compiler.nvrtc().ok().map(Nvrtc::version);
+            let (selection, gpu) = elsewhere(compiler.tuning(), &problem, sms, nvrtc)?;
+            if let Source::Model(Untuned::OtherMachine(difference)) = &selection.source {
+                tracing::warn!(sms, gpu, difference, "no tuning table fits: the cost model chooses kernels");
+            }
+            Ok(Chosen::new(selection, sms, gpu, None))
+        }
     });
     let choices = choices.collect::<Result<_, CliError>>()?;
     let report = Report { command: "kernels", action: "explain", problem: problem.to_string(), choices };
@@ -64,20 +103,41 @@ pub(super) fn run(args: &ProblemArgs, json: bool) -> Result<u8, CliError> {
     Ok(SUCCESS)
 }
 
-/// What a plan on the GPU here takes; without one here, on the GPU of that size that a table is for.
-fn select(compiler: &Compiler, problem: &Problem, sms: u32, here: Option<&Device>) -> Result<Selection, CliError> {
-    if let Some(device) = here {
-        return Ok(compiler.choose(problem, device)?);
+/// The Hopper GPU of this ordinal.
+fn device(ordinal: usize) -> Result<DeviceInfo, CliError> {
+    let missing = |reason| CliError::Missing { engine: "hopper", reason };
+    let gpus = probe().map_err(|error| missing(one_line(&error)))?;
+    let known: Vec<_> = gpus.iter().map(|gpu| gpu.ordinal).collect();
+    let found = gpus.into_iter().find(|gpu| gpu.ordinal == ordinal);
+    found.ok_or_else(|| missing(format!("device {ordinal} is no Hopper GPU here: they are {}", list(&known))))
+}
+
+/// What a plan takes on a GPU of that size that is not here, and its name: one that a tuning table is for, with the
+/// kernels and the NVRTC that are here. Of several tables one that has the problem before one that fits.
+fn elsewhere(
+    tuning: Option<&Tuning>,
+    problem: &Problem,
+    sms: u32,
+    nvrtc: Option<(u32, u32)>,
+) -> Result<(Selection, Option<String>), JitError> {
+    let Some(tuning) = tuning else { return Ok((Selection::model(problem, sms, Untuned::Off)?, None)) };
+    let mut found = Vec::new();
+    for table in tuning.tables().iter().filter(|table| table.machine.sms == sms) {
+        let gpu = table.machine.gpu.clone();
+        let here = Machine::new(&Device { name: gpu.clone(), sms, driver: 0 }, nvrtc);
+        let here = Machine { driver: table.machine.driver.clone(), ..here };
+        // Alone, so that no reason is another table's.
+        let alone = Tuning::of(table.machine.clone(), table.problems.clone());
+        found.push((alone.choose(&here, problem)?, Some(gpu)));
     }
-    let Some(tuning) = compiler.tuning() else { return Ok(Selection::model(problem, sms, Untuned::Off)?) };
-    let such = tuning.tables().iter().map(|table| &table.machine).filter(|machine| machine.sms == sms);
-    // One of this version's kernels, if there is one; else the reason says that it is of others.
-    match such.max_by_key(|machine| machine.kernels == kernel_version()) {
-        Some(machine) => {
-            let machine = Machine { kernels: kernel_version().to_owned(), ..machine.clone() };
-            Ok(tuning.choose(&machine, problem)?)
-        }
-        None => Ok(Selection::model(problem, sms, Untuned::NoTable)?),
+    let rank = |(selection, _): &(Selection, Option<String>)| match selection.source {
+        Source::Tuned(_) => 0,
+        Source::Model(Untuned::NotTuned | Untuned::Unusable) => 1,
+        Source::Model(_) => 2,
+    };
+    match found.into_iter().min_by_key(rank) {
+        Some(found) => Ok(found),
+        None => Ok((Selection::model(problem, sms, Untuned::NoTable)?, None)),
     }
 }
 
@@ -93,7 +153,7 @@ fn reason(why: &Untuned) -> String {
 }
 
 impl Chosen {
-    fn new(selection: Selection, sms: u32) -> Self {
+    fn new(selection: Selection, sms: u32, gpu: Option<String>, device: Option<usize>) -> Self {
         let (source, tuned, why) = match &selection.source {
             Source::Tuned(tuned) => ("tuned", Some(Tuned::clone(tuned)), None),
             Source::Model(why) => ("model", None, Some(reason(why))),
@@ -106,19 +166,51 @@ impl Chosen {
             memory_us: Number(estimate.memory_us),
         });
         let candidates = candidates.collect();
-        let interleave = selection.interleave(&selection.config()).name();
-        Self { sms, source, tuned, why, interleave, candidates, selection }
+        let [with_workspace, without_workspace] = [true, false].map(|workspace| {
+            let config = allowed(&selection, workspace).next()?.1.config;
+            Some(Taken { configuration: config.to_string(), interleave: selection.interleave(&config).name() })
+        });
+        Self { sms, gpu, device, source, tuned, why, with_workspace, without_workspace, candidates, selection }
     }
 
     fn text(&self) -> String {
-        let choice = &self.selection.choice;
-        let mut text = format!("\n{} SMs; the first is taken\n{choice}", self.sms);
-        let [chosen, others @ ..] = &choice.candidates[..] else { return text };
+        let gpu = match (&self.gpu, self.device) {
+            (Some(gpu), Some(device)) => format!(" of GPU {device}, {gpu}"),
+            (Some(gpu), None) => format!(" of {gpu}, which is not here but has a tuning table"),
+            (None, _) => String::new(),
+        };
+        let same = self.with_workspace == self.without_workspace;
+        let first = if same {
+            "the first is taken, with a workspace and without"
+        } else {
+            "with a workspace the first is taken"
+        };
+        let mut text = format!("\n{} SMs{gpu}; {first}", self.sms);
+        if !same && let Some((place, _)) = allowed(&self.selection, false).next() {
+            text += &format!(", without one number {}", place + 1);
+        }
+        text += &format!("\n{}", self.selection.choice);
+        if same {
+            return text + &self.taken("", true);
+        }
+        text + &self.taken(" with a workspace", true) + &self.taken(" without a workspace", false)
+    }
+
+    /// What is taken, and why.
+    fn taken(&self, how: &str, workspace: bool) -> String {
+        let mut allowed = allowed(&self.selection, workspace).map(|(_, estimate)| estimate);
+        let Some(chosen) = allowed.next() else { return String::new() };
         let resources = Resources::from(&chosen.config);
-        let (math, load) = resources.registers;
-        text += &format!(
-            "taken: a tile of {} x {} in {} stages, {} threads of {math} (loading: {load}) registers, {} bytes of shared memory\n",
-            resources.rows, resources.columns, resources.stages, resources.threads, resources.shared_bytes,
+        let registers = resources
+            .registers
+            .map_or_else(String::new, |(math, load)| format!(" of {math} (loading: {load}) registers"));
+        let mut text = format!(
+            "taken{how}: a tile of {} x {} in {}, {} threads{registers}, {} bytes of shared memory\n",
+            resources.rows,
+            resources.columns,
+            count(resources.stages.into(), "stage"),
+            resources.threads,
+            resources.shared_bytes,
         );
         if let Some(tuned) = &self.tuned
             && let Some(winner) = self.selection.timed(&chosen.config)
@@ -133,38 +225,93 @@ impl Chosen {
                 tuned.model.configuration,
                 tuned.model.cold_us,
             );
-            return text + &self.pattern("tuned");
+            return text + &self.pattern(chosen, "tuned");
         }
         let limit =
             if chosen.compute_us >= chosen.memory_us { "the tensor cores and what surrounds them" } else { "memory" };
         text += &format!(
-            "why:   least estimate, {:.1} us, set by {limit}; {} tiles in {} rounds over the SMs",
+            "why:   least estimate{}, {:.1} us, set by {limit}; {} in {} over the SMs",
+            if workspace { "" } else { " of those that need none" },
             chosen.us(),
-            chosen.tiles,
-            chosen.waves,
+            count(chosen.tiles, "tile"),
+            count(chosen.waves, "round"),
         );
-        if let Some(next) = others.first() {
+        if let Some(next) = allowed.next() {
             text += &format!("; next best {:.1} % longer", 100.0 * (next.us() / chosen.us() - 1.0));
         }
-        text.push('\n');
-        if let Some(why) = &self.why {
-            text += &format!("by:    the cost model; {why}\n");
-        }
-        text + &self.pattern("usual for such tiles")
+        let why = self.why.as_deref().unwrap_or("the tuning table names none that needs no workspace");
+        text += &format!("\nby:    the cost model; {why}\n");
+        text + &self.pattern(chosen, "usual for such tiles")
     }
 
     /// The pattern in the promotion, if there is one.
-    fn pattern(&self, why: &str) -> String {
-        match self.interleave {
-            name if name == Interleave::AsCompiled.name() => String::new(),
-            name => format!("FFMA:  pattern {name}, {why}\n"),
+    fn pattern(&self, chosen: &Estimate, why: &str) -> String {
+        match self.selection.interleave(&chosen.config) {
+            Interleave::AsCompiled => String::new(),
+            pattern => format!("FFMA:  pattern {pattern}, {why}\n"),
         }
     }
+}
+
+/// The candidates that plans may take, with their places.
+fn allowed(selection: &Selection, workspace: bool) -> impl Iterator<Item = (usize, &Estimate)> {
+    let all = selection.choice.candidates.iter().enumerate();
+    all.filter(move |(_, estimate)| workspace || estimate.config.schedule != Schedule::StreamK)
 }
 
 impl Report {
     fn text(&self) -> String {
         let choices: String = self.choices.iter().map(Chosen::text).collect();
         format!("{}\n{choices}", self.problem)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fp8gemm::jit::choose;
+    use fp8gemm::jit::tuning::Timed;
+
+    /// A table of this GPU, in which the cost model's last candidate has won.
+    fn table(gpu: &str, kernels: Option<&str>, nvrtc: (u32, u32), problem: &Problem) -> Tuning {
+        let machine = Machine::new(&Device { name: gpu.into(), sms: 132, driver: 12_080 }, Some(nvrtc));
+        let kernels = kernels.map_or_else(|| machine.kernels.clone(), str::to_owned);
+        let last = choose(problem, 132).unwrap().candidates.last().unwrap().config.to_string();
+        let timed = Timed { configuration: last, interleave: None, cold_us: 6.5, warm_us: 3.25 };
+        let (date, model, ranking) = ("2026-11-29T13:00:00Z".to_owned(), timed.clone(), vec![timed]);
+        Tuning::of(Machine { kernels, ..machine }, vec![Tuned { problem: *problem, date, tried: 31, model, ranking }])
+    }
+
+    /// Breaks if, where the GPU is not here, a table that a plan would refuse counts, a table that counts is not
+    /// found beside others of GPUs of the same size, its GPU is not the one named, or a reason is about a GPU that
+    /// nobody has.
+    #[test]
+    fn tables_of_gpus_that_are_not_here() {
+        let [problem, other] = ["64x2112x7168", "64x576x7168"]
+            .map(|text| format!("{text} a=e4m3:1x128 b=e4m3:128x128 d=bf16").parse().unwrap());
+        let [h100, h200] = ["NVIDIA H100 80GB HBM3", "NVIDIA H200"];
+        let ask = |tables: &[Tuning], nvrtc| {
+            let mut all = Tuning::default();
+            tables.iter().for_each(|table| all.merge(table, true));
+            let (selection, gpu) = elsewhere(Some(&all), &problem, 132, nvrtc).unwrap();
+            let why = match selection.source {
+                Source::Tuned(_) => "tuned".to_owned(),
+                Source::Model(why) => reason(&why),
+            };
+            (gpu.unwrap_or_default(), why)
+        };
+        let fits = |gpu| table(gpu, None, (13, 0), &problem);
+        for nvrtc in [None, Some((13, 0))] {
+            assert_eq!(ask(&[fits(h100), table(h200, None, (13, 0), &other)], nvrtc), (h100.into(), "tuned".into()));
+            assert_eq!(ask(&[table(h100, Some("0"), (13, 0), &problem), fits(h200)], nvrtc).0, h200);
+        }
+        assert_eq!(ask(&[table(h100, None, (13, 0), &other)], None).1, reason(&Untuned::NotTuned));
+        let (gpu, why) = ask(&[table(h200, None, (12, 8), &problem)], Some((13, 0)));
+        assert!(gpu == h200 && why.contains("of NVRTC 12.8, here is 13.0"), "{gpu}: {why}");
+        let stale = [h200, h100].map(|gpu| table(gpu, Some("0"), (13, 0), &problem));
+        let (gpu, why) = ask(&stale, Some((13, 0)));
+        assert!(gpu == h200 && why.contains("other kernels") && !why.contains("NVIDIA"), "{gpu}: {why}");
+        let none = elsewhere(Some(&fits(h200)), &problem, 114, None).unwrap();
+        assert_eq!((none.0.source, none.1), (Source::Model(Untuned::NoTable), None));
     }
 }

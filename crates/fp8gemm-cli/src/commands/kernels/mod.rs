@@ -10,15 +10,15 @@ pub(crate) mod workers;
 use clap::{Args, Subcommand};
 use fp8gemm::jit::catalog::Entry;
 use fp8gemm::jit::sass::Interleave;
-use fp8gemm::jit::{Choice, Compiler, JitError, KernelConfig, Made};
+use fp8gemm::jit::{Compiler, JitError, KernelConfig, Made};
 use serde::Serialize;
 
-use super::problem::ProblemArgs;
 use crate::error::CliError;
 
 const AFTER: &str = "\
 Examples:
   fp8gemm kernels explain 4096 7168 16384 --sms 78,132
+  fp8gemm kernels explain 4096 2112 7168 --device 1
   fp8gemm kernels compile 512 7168 2048 --output-type f32
   fp8gemm kernels compile --all
   fp8gemm kernels sass 4096 7168 2048 --interleave one-in-four
@@ -40,14 +40,14 @@ pub(crate) struct KernelsArgs {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Print every kernel that can be chosen, with its resources and whether it is cached
+    /// Print every kernel that can be chosen (but those for split<p>), with its resources and whether it is cached
     List(list::ListArgs),
     /// Compile into the cache: the kernels of one problem, of many, or all that can be chosen
     Compile(Box<compile::CompileArgs>),
     /// Print the machine code of a problem's kernel, or what was counted in it
     Sass(sass::SassArgs),
     /// Print what was considered for a problem, and what is chosen
-    Explain(ProblemArgs),
+    Explain(explain::ExplainArgs),
 }
 
 /// Runs the command.
@@ -69,8 +69,8 @@ struct Resources {
     stages: u32,
     cluster: u32,
     threads: u32,
-    /// Of a thread that computes, and of one that loads.
-    registers: (u32, u32),
+    /// Of a thread that computes, and of one that loads; absent where all keep what the compiler gives them.
+    registers: Option<(u32, u32)>,
     shared_bytes: u32,
 }
 
@@ -97,7 +97,7 @@ impl Resources {
             format!("{}x{}", self.rows, self.columns),
             self.stages.to_string(),
             self.cluster.to_string(),
-            format!("{}/{}", self.registers.0, self.registers.1),
+            self.registers.map_or_else(|| "-".to_owned(), |(math, load)| format!("{math}/{load}")),
             format!("{} bytes", self.shared_bytes),
         ]
     }
@@ -108,16 +108,16 @@ impl Resources {
 /// The configurations that the compiler at hand makes spill, and its words.
 type PassedOver = Vec<(String, String)>;
 
-/// The kernel that a plan takes, from the cache or compiled now: the first candidate that the
+/// The kernel that a plan takes, from the cache or compiled now: the first of these candidates that the
 /// compiler does not spoil, with a pattern in its promotion.
 fn make(
     compiler: &Compiler,
-    choice: &Choice,
+    candidates: impl IntoIterator<Item = KernelConfig>,
     interleave: Interleave,
 ) -> Result<(KernelConfig, Made, PassedOver), CliError> {
     let mut passed_over = Vec::new();
     let mut last = None;
-    for config in choice.candidates.iter().map(|estimate| estimate.config) {
+    for config in candidates {
         let entry = Entry::Gemm(config);
         let (source, name) = (entry.source(), entry.to_string());
         match compiler.make_interleaved(&entry.unit(&source, &name), interleave) {

@@ -60,8 +60,11 @@ pub(crate) fn compile(
 }
 
 /// The candidates of a problem in the orders in which plans may take them: by the cost model, and by each
-/// tuning table for such a GPU.
-fn orders(compiler: &Compiler, problem: &Problem, sms: u32) -> Result<Vec<Vec<Wanted>>, CliError> {
+/// tuning table for such a GPU, with a workspace and without. Of each the first that compiles is needed.
+///
+/// # Errors
+/// [`CliError::Jit`] where no kernel computes the problem.
+pub(super) fn orders(compiler: &Compiler, problem: &Problem, sms: u32) -> Result<Vec<Vec<Wanted>>, CliError> {
     let of = |problem: &Problem, choice: &Choice| {
         choice.candidates.iter().map(|estimate| (*problem, sms, estimate.config)).collect::<Vec<_>>()
     };
@@ -79,7 +82,8 @@ fn orders(compiler: &Compiler, problem: &Problem, sms: u32) -> Result<Vec<Vec<Wa
             orders.push(of(problem, &selection.choice).into_iter().map(by).collect());
         }
     }
-    Ok(orders)
+    let alone = |(_, _, config): &&Wanted| config.schedule != Schedule::StreamK;
+    Ok(orders.into_iter().flat_map(|order| [order.iter().filter(alone).copied().collect(), order]).collect())
 }
 
 /// Compiles what plans for these problems take: with a workspace and without, by the cost model and by the
@@ -90,15 +94,10 @@ pub(crate) fn plans(
     sms: &[u32],
     processes: Option<usize>,
 ) -> Result<Prepared, CliError> {
-    // Each is a list of configurations of which the first that compiles is needed.
     let mut lists: Vec<Vec<Wanted>> = Vec::new();
     for problem in problems {
         for sms in sms {
-            for order in orders(compiler, problem, *sms)? {
-                let alone = |(_, _, config): &&Wanted| config.schedule != Schedule::StreamK;
-                lists.push(order.iter().filter(alone).copied().collect());
-                lists.push(order);
-            }
+            lists.extend(orders(compiler, problem, *sms)?);
         }
     }
     let mut all = Prepared::default();

@@ -2,7 +2,8 @@
 
 use clap::Args;
 use fp8gemm::jit::sass::{Disassembler, FfmaRuns, Interleave, Listing, Summary};
-use fp8gemm::jit::{Cache, Compiler, KERNEL, choose};
+use fp8gemm::jit::tuning::first_candidates;
+use fp8gemm::jit::{Cache, Compiler, KERNEL};
 use fp8gemm_bench::find_configuration;
 use serde::Serialize;
 
@@ -17,7 +18,7 @@ pub(crate) struct SassArgs {
     /// Count instructions and compare with what the configuration asks for, instead of printing them
     #[arg(long)]
     summary: bool,
-    /// Another configuration than the one that would be taken, by its name or a part of it, as `bench
+    /// Another configuration than the cost model's first, by its name or a part of it, as `bench
     /// --config` has it: e.g. 256x112 or 64x40_s8_f4
     #[arg(long, value_name = "NAME")]
     config: Option<String>,
@@ -50,16 +51,16 @@ struct Report {
 pub(super) fn run(args: &SassArgs, json: bool) -> Result<u8, CliError> {
     let problem = args.problem.needed()?;
     let sms = args.problem.one_sms()?;
-    let mut choice = choose(&problem, sms)?;
-    if let Some(name) = &args.config {
-        choice.candidates.truncate(1);
-        choice.candidates[0].config =
-            find_configuration(name, &problem, sms).map_err(|error| CliError::Usage(error.to_string()))?;
-    }
+    let candidates = match &args.config {
+        Some(name) => {
+            vec![find_configuration(name, &problem, sms).map_err(|error| CliError::Usage(error.to_string()))?]
+        }
+        None => first_candidates(&problem, sms)?,
+    };
     let compiler = Compiler::new(Cache::from_environment(), None);
     let nvrtc = compiler.nvrtc().ok().map(|nvrtc| nvrtc.path().to_owned());
     let tool = Disassembler::find(nvrtc.as_deref())?;
-    let (config, made, passed_over) = make(&compiler, &choice, args.interleave)?;
+    let (config, made, passed_over) = make(&compiler, candidates, args.interleave)?;
     let text = tool.disassemble(&made.cubin)?;
     let summary = Listing::parse(&text)?.summary();
     let faults: Vec<_> = summary.faults(&config).iter().map(ToString::to_string).collect();

@@ -29,7 +29,7 @@ fn table_path(root: &Path) -> PathBuf {
 }
 
 fn h200() -> Device {
-    Device { name: "NVIDIA H200".into(), sms: 132, driver: 13_000 }
+    Device { name: "NVIDIA H200".into(), sms: 132, driver: 13_000, driver_version: None }
 }
 
 fn dense(m: usize, n: usize, k: usize) -> Problem {

@@ -53,7 +53,7 @@ pub(super) fn run(args: &ProblemArgs, json: bool) -> Result<u8, CliError> {
     let problem = args.needed()?;
     let compiler = Compiler::new(Cache::from_environment(), None);
     let here = probe().ok().and_then(|devices| devices.into_iter().next());
-    let here = here.map(|gpu| Device { name: gpu.name, sms: gpu.sms, driver: gpu.driver });
+    let here = here.map(|gpu| gpu.device());
     let choices = args.sms().into_iter().map(|sms| {
         let here = here.as_ref().filter(|device| device.sms == sms);
         Ok(Chosen::new(select(&compiler, &problem, sms, here)?, sms))

@@ -5,8 +5,9 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Run, folder};
@@ -220,6 +221,28 @@ fn machine_code_with_a_pattern() {
     assert!(refused.stderr.contains("no run of at least 8"), "{}", refused.stderr);
     let unknown = sass(&["--interleave", "all", "1", "2", "3"]);
     assert!(unknown.code == 2 && unknown.stderr.contains("deepgemm-2025"), "{}", unknown.stderr);
+}
+
+/// Breaks if a worker whose command was killed complains on the terminal, each for itself, or does not end.
+#[test]
+fn workers_of_a_killed_command_end_silently() {
+    let root = folder();
+    let mut worker = Command::new(env!("CARGO_BIN_EXE_fp8gemm"))
+        .args(["kernels", "compile", "--worker"])
+        .env("FP8GEMM_CACHE_DIR", root.path())
+        .env("FP8GEMM_NVRTC", root.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = worker.stdin.take().unwrap();
+    // The answer goes nowhere.
+    drop(worker.stdout.take());
+    writeln!(stdin, "transpose_codes").unwrap();
+    let Output { status, stderr, .. } = worker.wait_with_output().unwrap();
+    assert_eq!((status.code(), String::from_utf8(stderr).unwrap().as_str()), (Some(0), ""));
+    drop(stdin);
 }
 
 /// Breaks if Ctrl-C in the middle of a long compilation leaves a damaged entry or a worker that goes

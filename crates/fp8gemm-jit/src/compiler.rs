@@ -12,6 +12,9 @@ use crate::sass::Interleave;
 use crate::tuning::{self, Device, Machine, Named, Selection, Source, TUNING_VARIABLE, Tuning, Untuned};
 use crate::{Cache, Compiled, Cubin, JitError, Key, Metadata, Nvrtc, Report};
 
+/// Between listings of the cache where there is no NVRTC. An import is seen at once.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// One translation unit with one kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Unit<'a> {
@@ -118,14 +121,21 @@ pub struct Compiler {
     cache: Cache,
     nvrtc: OnceLock<Nvrtc>,
     explicit: Option<PathBuf>,
-    /// Of NVRTC, in the cache, newest first, as last seen.
-    versions: Mutex<Vec<(u32, u32)>>,
+    versions: Mutex<Versions>,
     tuning: OnceLock<Tuned>,
     /// Versions of NVRTC whose kernels were imported, as of the first choice.
     imported: OnceLock<BTreeSet<(u32, u32)>>,
     stale: Once,
     compiled: AtomicU64,
     cached: AtomicU64,
+}
+
+/// Versions of NVRTC whose kernels the cache has, as last seen.
+#[derive(Debug, Default)]
+struct Versions {
+    /// Newest first.
+    found: Vec<(u32, u32)>,
+    listed: Option<Instant>,
 }
 
 /// The tuning tables that are used.
@@ -359,13 +369,15 @@ impl Compiler {
                 versions.iter().rev().filter(|version| imported.contains_key(&key(**version))).find_map(of)
             });
         }
-        // Listing reads the whole cache: not for each kernel of a server's start.
         let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = versions.iter().find_map(of) {
+        if let Some(found) = versions.found.iter().find_map(of) {
             return Some(found);
         }
-        *versions = self.cache.nvrtc_versions().ok()?;
-        versions.iter().find_map(of)
+        // Listing reads the whole cache: not for each kernel of a server's start, nor for each candidate of a problem.
+        if versions.listed.is_none_or(|listed| listed.elapsed() > AGAIN) {
+            *versions = Versions { found: self.cache.nvrtc_versions().ok()?, listed: Some(Instant::now()) };
+        }
+        versions.found.iter().copied().chain(self.imported_versions()).find_map(|version| of(&version))
     }
 
     fn imported_versions(&self) -> BTreeSet<(u32, u32)> {

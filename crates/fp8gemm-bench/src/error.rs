@@ -1,6 +1,7 @@
 //! The one error type of this crate.
 
 use cudarc::driver::DriverError;
+use cudarc::driver::sys::CUresult;
 use fp8gemm_formats::FormatError;
 use fp8gemm_hopper::HopperError;
 use fp8gemm_problem::{Problem, ProblemError};
@@ -66,6 +67,16 @@ pub enum BenchError {
         /// The driver's name of the code.
         name: String,
     },
+    /// A problem whose matrices alone are larger than what the GPU has free.
+    #[error("{problem} needs {needed} bytes of device memory, but {free} are free")]
+    Memory {
+        /// What was to be computed.
+        problem: Problem,
+        /// Bytes of its codes and D.
+        needed: u128,
+        /// Bytes that are free.
+        free: u64,
+    },
     /// A function of another NVIDIA library failed.
     #[error("{call} failed: {status}")]
     Call {
@@ -116,6 +127,15 @@ impl BenchError {
             let name = error.error_name().map_or_else(|_| "no name".to_owned(), |name| name.to_string_lossy().into());
             Self::Cuda { call, code: error.0 as u32, name }
         }
+    }
+
+    /// Whether the GPU had too little memory, as it may have enough for a smaller problem.
+    pub fn is_out_of_memory(&self) -> bool {
+        const CODE: u32 = CUresult::CUDA_ERROR_OUT_OF_MEMORY as u32;
+        matches!(
+            self,
+            Self::Memory { .. } | Self::Cuda { code: CODE, .. } | Self::Hopper(HopperError::Cuda { code: CODE, .. })
+        )
     }
 
     /// Whether the machine lacks something, as opposed to wrong input or a wrong kernel.

@@ -3,8 +3,27 @@
 use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, result};
+use fp8gemm_problem::Problem;
 
 use crate::BenchError;
+use crate::subject::stride_of_d;
+
+/// Refuses a problem whose codes and D do not fit what the GPU has free, before the host makes them.
+pub(crate) fn check_fits(stream: &Arc<CudaStream>, problem: &Problem) -> Result<(), BenchError> {
+    // What was dropped is free once the stream has got there.
+    stream.synchronize().map_err(BenchError::cuda("cuStreamSynchronize"))?;
+    let (free, _) = stream.context().mem_get_info().map_err(BenchError::cuda("cuMemGetInfo"))?;
+    let needed = bytes(problem);
+    let free = free as u64;
+    if needed > u128::from(free) { Err(BenchError::Memory { problem: *problem, needed, free }) } else { Ok(()) }
+}
+
+/// Of codes and D on the GPU; scales are a hundredth of that at most.
+fn bytes(problem: &Problem) -> u128 {
+    let product = |rows: usize, columns: usize| rows as u128 * columns as u128;
+    let k = problem.k.next_multiple_of(16);
+    product(problem.m, k) + product(problem.n, k) + product(problem.m, stride_of_d(problem) * problem.d.size())
+}
 
 /// Bytes on the GPU.
 pub(crate) struct Buffer {
@@ -91,5 +110,19 @@ impl Buffer {
             .map_err(BenchError::cuda("cuMemcpyDtoH"))?;
         stream.synchronize().map_err(BenchError::cuda("cuStreamSynchronize"))?;
         Ok(host)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Breaks if a large problem is taken for a small one: by 32 bits, by forgotten padding, or without D.
+    #[test]
+    fn a_problem_needs_its_codes_and_d() {
+        let problem = |text: &str| text.parse().unwrap();
+        assert_eq!(bytes(&problem("3x5x7 a=e4m3:1x128 b=e4m3:128x128 d=bf16")), 3 * 16 + 5 * 16 + 3 * 8 * 2);
+        let large = problem("200000x100000x16384 a=e4m3:1x128 b=e4m3:128x128 d=f32");
+        assert_eq!(bytes(&large), 300_000 * 16_384 + 4 * 200_000 * 100_000);
     }
 }

@@ -14,7 +14,7 @@ use fp8gemm_problem::ScaleLayout::{Block1x128, Block128x128, Tensor};
 use crate::cold::{Timer, wait};
 use crate::cublaslt::CublasLt;
 use crate::inputs::{Operand, Pattern};
-use crate::memory::Buffer;
+use crate::memory::{Buffer, check_fits};
 use crate::memory_kernels::{Flush, Flusher, Loaded};
 use crate::nvml::{Monitor, Readings};
 use crate::report::{BLOCK, Entry, FLOOR, FLOOR_PLAIN, Machine, OURS, Row, TENSOR, is_floor, ours_with};
@@ -192,6 +192,7 @@ impl Session {
         problem.check()?;
         let plan = self.plan(problem)?;
         let config = plan.config();
+        check_fits(stream, problem)?;
         let a = Operand::random(problem.a, problem.m, problem.k, 1)?;
         let b = Operand::random(problem.b, problem.n, problem.k, 2)?;
         let operands = [&a, &b];

@@ -11,7 +11,7 @@ use fp8gemm_problem::Problem;
 use crate::check::Expected;
 use crate::cold::wait;
 use crate::inputs::{Operand, Pattern};
-use crate::memory::Buffer;
+use crate::memory::{Buffer, check_fits};
 use crate::nvml::Readings;
 use crate::stats::Times;
 use crate::subject::{Subject, empty_d, stride_of_d};
@@ -86,6 +86,11 @@ impl<'a> GpuMeasure<'a> {
 
 impl Measure for GpuMeasure<'_> {
     fn compile(&mut self, problem: &Problem, configs: &[KernelConfig]) -> Result<Vec<Option<String>>, BenchError> {
+        // Before the compiler and the host work for nothing.
+        if self.current.as_ref().is_none_or(|current| current.problem != *problem) {
+            self.current = None;
+            check_fits(&self.session.stream, problem)?;
+        }
         (self.compile)(problem, configs)
     }
 

@@ -108,7 +108,8 @@ fn the_fastest_wins_neighbours_among_them() {
     assert_eq!((tuned.problem, tuned.date.as_str(), tuned.model.cold_us), (problem(), DATE, 10.0));
     assert_eq!((tuned.ranking[0].cold_us, tuned.ranking[0].warm_us, tuned.ranking[1].cold_us), (5.0, 2.5, 6.0));
     assert!(tuned.ranking.len() == KEPT && tuned.tried > candidates().len());
-    let here = Machine::new(&Device { name: "made up".into(), sms: 132, driver: 13_000 }, Some((13, 0)));
+    let here =
+        Machine::new(&Device { name: "made up".into(), sms: 132, driver: 13_000, driver_version: None }, Some((13, 0)));
     let tables = Tuning::parse(&Tuning::of(here.clone(), vec![tuned]).to_json()).unwrap();
     assert_eq!(tables.choose(&here, &problem()).unwrap().config(), near);
 }
@@ -165,7 +166,8 @@ fn a_pattern_is_kept_if_it_is_faster() {
     assert_eq!((without.configuration.clone(), without.cold_us), (best.to_string(), 80.0));
     assert_eq!((&with.configuration, without.interleave.clone()), (&without.configuration, None));
     assert_eq!((faster.ranking.len(), &faster.model), (KEPT, &none.model));
-    let here = Machine::new(&Device { name: "made up".into(), sms: 132, driver: 13_000 }, Some((13, 0)));
+    let here =
+        Machine::new(&Device { name: "made up".into(), sms: 132, driver: 13_000, driver_version: None }, Some((13, 0)));
     let selection = Tuning::of(here.clone(), vec![faster]).choose(&here, &problem()).unwrap();
     assert_eq!((selection.config(), selection.interleave(&best)), (best, Interleave::OneInFour));
 
@@ -192,7 +194,10 @@ fn candidates_have_the_usual_pattern() {
             (tuned.ranking[0].interleave.as_deref(), &tuned.ranking[0].configuration),
             (stored, &best.to_string())
         );
-        let here = Machine::new(&Device { name: "made up".into(), sms: 132, driver: 13_000 }, Some((13, 0)));
+        let here = Machine::new(
+            &Device { name: "made up".into(), sms: 132, driver: 13_000, driver_version: None },
+            Some((13, 0)),
+        );
         let selection = Tuning::of(here.clone(), vec![tuned]).choose(&here, &problem()).unwrap();
         assert_eq!(selection.interleave(&best).name(), stored.unwrap_or("as-compiled"));
     }

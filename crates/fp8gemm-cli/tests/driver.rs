@@ -131,7 +131,10 @@ fn explain_is_about_the_device() {
     let problem: Problem = "64x2112x7168 a=e4m3:1x128 b=e4m3:128x128 d=bf16".parse().unwrap();
     let last = choose(&problem, 132).unwrap().candidates.last().unwrap().config.to_string();
     let timed = Timed { configuration: last.clone(), interleave: None, cold_us: 6.5, warm_us: 3.25 };
-    let machine = Machine::new(&Device { name: "NVIDIA H200".into(), sms: 132, driver: 13_000 }, Some((13, 0)));
+    let machine = Machine::new(
+        &Device { name: "NVIDIA H200".into(), sms: 132, driver: 13_000, driver_version: None },
+        Some((13, 0)),
+    );
     let date = "2026-11-29T13:00:00Z".to_owned();
     let tuned = Tuned { problem, date, tried: 31, model: timed.clone(), ranking: vec![timed] };
     Tuning::of(machine, vec![tuned]).store(&driver.path().join("cubin/tuning.json"), true).unwrap();

@@ -5,8 +5,9 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Run, folder};
@@ -239,7 +240,8 @@ fn one_problem_has_every_kernel_that_plans_take() {
     let problem = "4096x2112x7168 a=e4m3:1x128 b=e4m3:128x128 d=bf16".parse().unwrap();
     let tuned = all_candidates(&problem, 132).unwrap().last().unwrap().to_string();
     let timed = Timed { configuration: tuned.clone(), interleave: None, cold_us: 6.5, warm_us: 3.25 };
-    let machine = Machine::new(&Device { name: "NVIDIA H200".into(), sms: 132, driver: 13_000 }, None);
+    let machine =
+        Machine::new(&Device { name: "NVIDIA H200".into(), sms: 132, driver: 13_000, driver_version: None }, None);
     let date = "2026-11-29T13:00:00Z".to_owned();
     let entry = Tuned { problem, date, tried: 31, model: timed.clone(), ranking: vec![timed] };
     Tuning::of(machine, vec![entry]).store(&root.path().join("cache/cubin/tuning.json"), true).unwrap();
@@ -279,6 +281,28 @@ fn machine_code_with_a_pattern() {
     assert!(refused.stderr.contains("no run of at least 8"), "{}", refused.stderr);
     let unknown = sass(&["--interleave", "all", "1", "2", "3"]);
     assert!(unknown.code == 2 && unknown.stderr.contains("deepgemm-2025"), "{}", unknown.stderr);
+}
+
+/// Breaks if a worker whose command was killed complains on the terminal, each for itself, or does not end.
+#[test]
+fn workers_of_a_killed_command_end_silently() {
+    let root = folder();
+    let mut worker = Command::new(env!("CARGO_BIN_EXE_fp8gemm"))
+        .args(["kernels", "compile", "--worker"])
+        .env("FP8GEMM_CACHE_DIR", root.path())
+        .env("FP8GEMM_NVRTC", root.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = worker.stdin.take().unwrap();
+    // The answer goes nowhere.
+    drop(worker.stdout.take());
+    writeln!(stdin, "transpose_codes").unwrap();
+    let Output { status, stderr, .. } = worker.wait_with_output().unwrap();
+    assert_eq!((status.code(), String::from_utf8(stderr).unwrap().as_str()), (Some(0), ""));
+    drop(stdin);
 }
 
 /// Breaks if Ctrl-C in the middle of a long compilation leaves a damaged entry or a worker that goes

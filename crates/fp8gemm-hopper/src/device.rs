@@ -29,8 +29,22 @@ pub struct DeviceInfo {
     pub sms: u32,
     /// Newest CUDA version that the driver supports: `1000 * major + 10 * minor`.
     pub driver: i32,
+    /// The driver's own version, e.g. `580.159.04`, where the system tells (Linux does).
+    pub driver_version: Option<String>,
     /// Device memory in bytes.
     pub memory: u64,
+}
+
+impl DeviceInfo {
+    /// What a tuning table is looked up by.
+    pub fn device(&self) -> Device {
+        Device {
+            name: self.name.clone(),
+            sms: self.sms,
+            driver: self.driver,
+            driver_version: self.driver_version.clone(),
+        }
+    }
 }
 
 /// The Hopper GPUs of this machine. GPUs of other generations are passed over if there is at least
@@ -100,7 +114,7 @@ impl Gpu {
 
     /// What a tuning table is looked up by.
     pub fn device(&self) -> Device {
-        Device { name: self.info.name.clone(), sms: self.info.sms, driver: self.info.driver }
+        self.info.device()
     }
 
     /// Streaming multiprocessors.
@@ -184,6 +198,13 @@ fn describe(ordinal: usize, driver: i32) -> Result<DeviceInfo, HopperError> {
         compute_capability: (major, minor),
         sms: u32::try_from(sms).unwrap_or(0),
         driver,
+        driver_version: module_version(),
         memory: memory as u64,
     })
+}
+
+/// Version of the driver's kernel module, from the file that it offers on Linux.
+fn module_version() -> Option<String> {
+    let version = std::fs::read_to_string("/sys/module/nvidia/version").ok()?;
+    Some(version.trim().to_owned())
 }

@@ -105,21 +105,12 @@ impl Plan {
             let chosen = choose(problem, gpu.sms())?.config();
             candidates.retain(|config| check_config(problem, config, &chosen, gpu.sms()).is_ok());
         }
-        let mut rejected = None;
-        for config in candidates.into_iter().filter_map(|config| options.admit(config)) {
+        let candidates = candidates.into_iter().filter_map(|config| options.admit(config));
+        first_of(problem, candidates, |config| {
             // A configuration that options have changed is another than the table's, and has the usual pattern.
             let pattern = selection.interleave(&config);
-            let load = |pattern| Self::load(gpu, compiler, problem, config, pattern);
-            match or_as_compiled(problem, pattern, load) {
-                Err(HopperError::Jit(error @ JitError::Rejected { .. })) => {
-                    tracing::warn!(%problem, %config, %error, "configuration passed over");
-                    rejected.get_or_insert(error);
-                }
-                plan => return plan,
-            }
-        }
-        // `choose` gives at least one candidate that no option excludes, so that all were rejected.
-        Err(rejected.map_or(HopperError::Unsupported { problem: *problem, rule: "no configuration" }, HopperError::Jit))
+            or_as_compiled(problem, pattern, |pattern| Self::load(gpu, compiler, problem, config, pattern))
+        })
     }
 
     /// The same with a given configuration and its [usual](Interleave::usual) pattern: any that computes the problem
@@ -286,6 +277,33 @@ impl Plan {
     }
 }
 
+/// The first candidate that loads: not what the compiler spoils, nor, without NVRTC, what is not cached.
+fn first_of<T>(
+    problem: &Problem,
+    candidates: impl Iterator<Item = KernelConfig>,
+    load: impl Fn(KernelConfig) -> Result<T, HopperError>,
+) -> Result<T, HopperError> {
+    let mut passed_over = None;
+    for config in candidates {
+        match load(config) {
+            Err(HopperError::Jit(error)) if error.is_of_one_kernel() => {
+                if matches!(error, JitError::Rejected { .. }) {
+                    tracing::warn!(%problem, %config, %error, "configuration passed over");
+                }
+                passed_over.get_or_insert(error);
+            }
+            loaded => {
+                if let (Ok(_), Some(JitError::NvrtcNotFound { .. })) = (&loaded, &passed_over) {
+                    tracing::warn!(%problem, %config, "without NVRTC: the first candidate that is cached, not the first");
+                }
+                return loaded;
+            }
+        }
+    }
+    // `choose` gives at least one candidate that no option excludes, so that all were passed over.
+    Err(passed_over.map_or(HopperError::Unsupported { problem: *problem, rule: "no configuration" }, HopperError::Jit))
+}
+
 /// Loads a kernel with a pattern, or as compiled where it takes none: another compiler than those that the pattern
 /// was measured with may write the promotion otherwise.
 fn or_as_compiled<T>(
@@ -379,6 +397,31 @@ mod tests {
         assert!(matches!(load(rejected), Err(HopperError::Jit(JitError::Rejected { .. }))));
         let taken = or_as_compiled(&problem, Interleave::OneInFour, Ok::<_, HopperError>).unwrap();
         assert_eq!(taken, Interleave::OneInFour);
+    }
+
+    /// Breaks if a kernel that the compiler spoils, or that a bundle lacks because its compiler spoilt it, leaves a server
+    /// without a plan; if another error is passed over; or if the error is not that of the first choice.
+    #[test]
+    fn the_first_candidate_that_loads_is_taken() {
+        let problem = "64x2112x7168 a=e4m3:1x128 b=e4m3:128x128 d=bf16".parse().unwrap();
+        let candidates: Vec<_> = choose(&problem, 132).unwrap().candidates.iter().map(|one| one.config).collect();
+        let rejected = || JitError::Rejected { kernel: "one".into(), defects: Vec::new() };
+        let absent = || JitError::NvrtcNotFound { attempts: fp8gemm_jit::Attempts::default() };
+        let first = |error: &dyn Fn(usize) -> Option<JitError>| {
+            let load = |config| {
+                let place = candidates.iter().position(|candidate| *candidate == config).unwrap();
+                error(place).map_or(Ok(place), |error| Err(HopperError::Jit(error)))
+            };
+            first_of(&problem, candidates.iter().copied(), load)
+        };
+        assert_eq!(first(&|_| None).unwrap(), 0);
+        assert_eq!(first(&|place| (place < 2).then(rejected)).unwrap(), 2);
+        assert_eq!(first(&|place| (place < 3).then(absent)).unwrap(), 3);
+        let all = first(&|place| Some(if place == 0 { absent() } else { rejected() }));
+        assert!(matches!(all, Err(HopperError::Jit(JitError::NvrtcNotFound { .. }))), "{all:?}");
+        let broken = || JitError::NotACubin { reason: "made up".into() };
+        let other = first(&|place| Some(if place == 0 { rejected() } else { broken() }));
+        assert!(matches!(other, Err(HopperError::Jit(JitError::NotACubin { .. }))), "{other:?}");
     }
 
     /// Breaks if a configuration is launched on a problem that it does not compute, or refused on one that it does.

@@ -1,5 +1,6 @@
 //! From source to a checked CUBIN, through the cache.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
@@ -8,8 +9,11 @@ use std::time::{Duration, Instant};
 use fp8gemm_problem::Problem;
 
 use crate::sass::Interleave;
-use crate::tuning::{Device, Machine, Selection, Source, TUNING_VARIABLE, Tuning, Untuned};
+use crate::tuning::{self, Device, Machine, Named, Selection, Source, TUNING_VARIABLE, Tuning, Untuned};
 use crate::{Cache, Compiled, Cubin, JitError, Key, Metadata, Nvrtc, Report};
+
+/// Between listings of the cache where there is no NVRTC. An import is seen at once.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// One translation unit with one kernel.
 #[derive(Clone, Copy, Debug)]
@@ -117,12 +121,21 @@ pub struct Compiler {
     cache: Cache,
     nvrtc: OnceLock<Nvrtc>,
     explicit: Option<PathBuf>,
-    /// Of NVRTC, in the cache, newest first, as last seen.
-    versions: Mutex<Vec<(u32, u32)>>,
+    versions: Mutex<Versions>,
     tuning: OnceLock<Tuned>,
+    /// Versions of NVRTC whose kernels were imported, as of the first choice.
+    imported: OnceLock<BTreeSet<(u32, u32)>>,
     stale: Once,
     compiled: AtomicU64,
     cached: AtomicU64,
+}
+
+/// Versions of NVRTC whose kernels the cache has, as last seen.
+#[derive(Debug, Default)]
+struct Versions {
+    /// Newest first.
+    found: Vec<(u32, u32)>,
+    listed: Option<Instant>,
 }
 
 /// The tuning tables that are used.
@@ -141,6 +154,7 @@ impl Compiler {
             explicit: nvrtc,
             versions: Mutex::default(),
             tuning: OnceLock::new(),
+            imported: OnceLock::new(),
             stale: Once::new(),
             compiled: AtomicU64::new(0),
             cached: AtomicU64::new(0),
@@ -157,16 +171,14 @@ impl Compiler {
     /// names, else those beside the cache, read at the first call; `None` if they are switched off.
     pub fn tuning(&self) -> Option<&Tuning> {
         let tuned = self.tuning.get_or_init(|| {
-            if std::env::var_os(TUNING_VARIABLE).is_some_and(|value| value == "off") {
-                return Tuned::Off;
+            match tuning::named() {
+                Named::Off => return Tuned::Off,
+                Named::File(path) if !path.exists() => {
+                    tracing::warn!(path = %path.display(), "the tuning table that {TUNING_VARIABLE} names is not there");
+                }
+                Named::File(_) | Named::Nothing => {}
             }
-            let path = self.tuning_path();
-            if let Some(path) =
-                path.as_ref().filter(|path| Some(*path) != self.cache.tuning_path().as_ref() && !path.exists())
-            {
-                tracing::warn!(path = %path.display(), "the tuning table that {TUNING_VARIABLE} names is not there");
-            }
-            Tuned::Tables(path.map_or_else(Tuning::default, |path| Tuning::load(&path)))
+            Tuned::Tables(self.tuning_path().map_or_else(Tuning::default, |path| Tuning::load(&path)))
         });
         match tuned {
             Tuned::Off => None,
@@ -174,15 +186,14 @@ impl Compiler {
         }
     }
 
-    /// Where tuning tables are read from and written to: the file that [`FP8GEMM_TUNING`](TUNING_VARIABLE)
-    /// names, else the one beside the cache; `None` if the cache has no folder.
+    /// Where tuning tables are read from and written to: [`Cache::tuning_path`].
     pub fn tuning_path(&self) -> Option<PathBuf> {
-        let named = std::env::var_os(TUNING_VARIABLE).filter(|value| !value.is_empty() && value != "off");
-        named.map(PathBuf::from).or_else(|| self.cache.tuning_path())
+        self.cache.tuning_path()
     }
 
     /// Chooses a configuration for a problem on a device: by [tuning table](Self::tuning) where one fits,
-    /// else by the cost model. Tables that are all for other machines are a warning, once.
+    /// else by the cost model. A table fits that is for the NVRTC here, or for one whose kernels were
+    /// [imported](Cache::import). Tables that are all for other machines are a warning, once.
     ///
     /// # Errors
     /// Those of [`choose`](crate::choose).
@@ -193,7 +204,13 @@ impl Compiler {
             return Selection::model(problem, device.sms, Untuned::NoTable);
         }
         let nvrtc = self.nvrtc().ok().map(Nvrtc::version);
-        let selection = tuning.choose(&Machine::new(device, nvrtc), problem)?;
+        let mut selection = tuning.choose(&Machine::new(device, nvrtc), problem)?;
+        for version in nvrtc.iter().flat_map(|_| self.imported.get_or_init(|| self.imported_versions())) {
+            let other = tuning.choose(&Machine::new(device, Some(*version)), problem)?;
+            if rank(&other.source) > rank(&selection.source) {
+                selection = other;
+            }
+        }
         if let Source::Model(Untuned::OtherMachine(difference)) = &selection.source {
             self.stale.call_once(|| {
                 tracing::warn!(difference, "no tuning table fits this machine: the cost model chooses kernels");
@@ -227,8 +244,9 @@ impl Compiler {
 
     /// The checked CUBIN of a unit: from the cache, or compiled now.
     ///
-    /// Without NVRTC, a CUBIN that any version of it left in the cache will do, the newest first;
-    /// this is how a machine lives on an imported bundle.
+    /// One that the NVRTC here compiled comes first, then one of the same source that was
+    /// [imported](Cache::import): so a server with another NVRTC than its bundle was made by compiles nothing. Without
+    /// NVRTC, a CUBIN that any version of it left in the cache will do, the newest first.
     ///
     /// # Errors
     ///
@@ -243,20 +261,28 @@ impl Compiler {
     ///
     /// As [`cubin`](Self::cubin).
     pub fn make(&self, unit: &Unit<'_>) -> Result<Made, JitError> {
+        Ok(self.make_counted(unit)?.0)
+    }
+
+    /// The key under which the cache has what [`make`](Self::make) gives; `None` if it would compile. Reads the
+    /// kernel into memory.
+    pub fn cached(&self, unit: &Unit<'_>) -> Option<Key> {
+        Some(self.find(unit)?.key)
+    }
+
+    /// With the key and the version of NVRTC of what was made.
+    fn make_counted(&self, unit: &Unit<'_>) -> Result<(Made, Key, (u32, u32)), JitError> {
         let made = self.make_uncounted(unit)?;
-        let count = if made.compiled.is_some() { &self.compiled } else { &self.cached };
+        let count = if made.0.compiled.is_some() { &self.compiled } else { &self.cached };
         count.fetch_add(1, Ordering::Relaxed);
         Ok(made)
     }
 
-    fn make_uncounted(&self, unit: &Unit<'_>) -> Result<Made, JitError> {
-        let nvrtc = match self.nvrtc() {
-            Ok(nvrtc) => nvrtc,
-            Err(absent) => {
-                let cubin = self.cubin_of_any_version(unit).ok_or(absent)?;
-                return Ok(Made { cubin, compiled: None });
-            }
-        };
+    fn make_uncounted(&self, unit: &Unit<'_>) -> Result<(Made, Key, (u32, u32)), JitError> {
+        if let Some(Found { key, version, cubin }) = self.find(unit) {
+            return Ok((Made { cubin, compiled: None }, key, version));
+        }
+        let nvrtc = self.nvrtc()?;
         let key = Key::new(unit.source, unit.options, nvrtc.version());
         let mut compiled = None;
         let cubin = self.cache.get_or_compile(&key, || {
@@ -270,7 +296,7 @@ impl Compiler {
             compiled = Some((checked.report, checked.compiled.elapsed));
             Ok((checked.compiled.cubin, metadata))
         })?;
-        Ok(Made { cubin, compiled })
+        Ok((Made { cubin, compiled }, key, nvrtc.version()))
     }
 
     /// As [`make`](Self::make), then a pattern of yield and reuse flags in the promotion's `FFMA`. The cache
@@ -282,7 +308,7 @@ impl Compiler {
     /// Those of [`make`](Self::make) and of [`Interleave::apply`].
     pub fn make_interleaved(&self, unit: &Unit<'_>, pattern: Interleave) -> Result<Made, JitError> {
         // Not in the closure below: it must not ask the cache.
-        let made = self.make(unit)?;
+        let (made, key, version) = self.make_counted(unit)?;
         if pattern == Interleave::AsCompiled {
             return Ok(made);
         }
@@ -290,20 +316,17 @@ impl Compiler {
         let change = || interleave_checked(&cubin, unit.kernel, pattern);
         let cubin = match self.nvrtc() {
             Err(_) => change()?.into(),
-            Ok(nvrtc) => {
-                let key = Key::new(unit.source, unit.options, nvrtc.version()).interleaved(pattern);
-                self.cache.get_or_compile(&key, || {
-                    let begin = Instant::now();
-                    let changed = change()?;
-                    let metadata = Metadata {
-                        kernel: unit.kernel.to_owned(),
-                        configuration: format!("{}{}", unit.configuration, pattern.suffix()),
-                        nvrtc: nvrtc.version(),
-                        compile_milliseconds: begin.elapsed().as_secs_f64() * 1e3,
-                    };
-                    Ok((changed, metadata))
-                })?
-            }
+            Ok(_) => self.cache.get_or_compile(&key.interleaved(pattern), || {
+                let begin = Instant::now();
+                let changed = change()?;
+                let metadata = Metadata {
+                    kernel: unit.kernel.to_owned(),
+                    configuration: format!("{}{}", unit.configuration, pattern.suffix()),
+                    nvrtc: version,
+                    compile_milliseconds: begin.elapsed().as_secs_f64() * 1e3,
+                };
+                Ok((changed, metadata))
+            })?,
         };
         Ok(Made { cubin, compiled })
     }
@@ -332,14 +355,49 @@ impl Compiler {
         Ok(patterns)
     }
 
-    fn cubin_of_any_version(&self, unit: &Unit<'_>) -> Option<Arc<[u8]>> {
-        let of = |version: &(u32, u32)| self.cache.get(&Key::new(unit.source, unit.options, *version));
-        // Listing reads the whole cache: not for each kernel of a server's start.
-        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cubin) = versions.iter().find_map(of) {
-            return Some(cubin);
+    /// What the cache has of a unit.
+    fn find(&self, unit: &Unit<'_>) -> Option<Found> {
+        let key = |version| Key::new(unit.source, unit.options, version);
+        let of = |version: &(u32, u32)| {
+            let (key, version) = (key(*version), *version);
+            Some(Found { key, version, cubin: self.cache.get(&key)? })
+        };
+        if let Ok(nvrtc) = self.nvrtc() {
+            return of(&nvrtc.version()).or_else(|| {
+                let imported = self.cache.imported();
+                let versions: BTreeSet<_> = imported.values().copied().collect();
+                versions.iter().rev().filter(|version| imported.contains_key(&key(**version))).find_map(of)
+            });
         }
-        *versions = self.cache.nvrtc_versions().ok()?;
-        versions.iter().find_map(of)
+        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = versions.found.iter().find_map(of) {
+            return Some(found);
+        }
+        // Listing reads the whole cache: not for each kernel of a server's start, nor for each candidate of a problem.
+        if versions.listed.is_none_or(|listed| listed.elapsed() > AGAIN) {
+            *versions = Versions { found: self.cache.nvrtc_versions().ok()?, listed: Some(Instant::now()) };
+        }
+        versions.found.iter().copied().chain(self.imported_versions()).find_map(|version| of(&version))
+    }
+
+    fn imported_versions(&self) -> BTreeSet<(u32, u32)> {
+        self.cache.imported().into_values().collect()
+    }
+}
+
+/// A unit that the cache has.
+struct Found {
+    key: Key,
+    /// Of the NVRTC that compiled it.
+    version: (u32, u32),
+    cubin: Arc<[u8]>,
+}
+
+/// How much a source knows of a problem.
+fn rank(source: &Source) -> u8 {
+    match source {
+        Source::Tuned(_) => 2,
+        Source::Model(Untuned::OtherMachine(_)) => 0,
+        Source::Model(_) => 1,
     }
 }

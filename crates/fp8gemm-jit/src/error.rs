@@ -209,6 +209,13 @@ pub enum JitError {
 }
 
 impl JitError {
+    /// Whether another configuration of the problem may do, as a plan then tries: the compiler spoils this one, or it
+    /// is not cached where there is no NVRTC. (A bundle has the next one where the compiler that made it spoilt the
+    /// first.)
+    pub fn is_of_one_kernel(&self) -> bool {
+        matches!(self, Self::Rejected { .. } | Self::NvrtcNotFound { .. })
+    }
+
     /// Whether it says that a kernel takes no [pattern](crate::sass::Interleave): it has no run of `FFMA`, or
     /// one that is not known. The kernel as compiled is as good as ever then.
     pub fn refuses_interleave(&self) -> bool {

@@ -7,8 +7,9 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use fp8gemm_jit::tuning::{Device, Machine, Timed, Tuned, Tuning};
-use fp8gemm_jit::{Cache, JitError, Metadata};
+use fp8gemm_jit::sass::Interleave;
+use fp8gemm_jit::tuning::{Device, Machine, Source, Timed, Tuned, Tuning, Untuned};
+use fp8gemm_jit::{Cache, Compiler, JitError, Key, Metadata, Nvrtc, catalog::Entry, choose};
 use support::{CUBIN, key, metadata};
 use tar::{EntryType, Header};
 
@@ -151,7 +152,7 @@ fn cut_and_foreign_files_are_errors() {
 
 /// A table with one problem.
 fn tables(tried: usize) -> Tuning {
-    let device = Device { name: "NVIDIA H200".into(), sms: 132, driver: 13_000 };
+    let device = Device { name: "NVIDIA H200".into(), sms: 132, driver: 13_000, driver_version: None };
     let timed = Timed { configuration: "any".into(), interleave: None, cold_us: 5.0, warm_us: 3.0 };
     let problem = "1x576x7168 a=e4m3:1x128 b=e4m3:128x128 d=bf16".parse().unwrap();
     let date = "2026-11-29T13:00:00Z".into();
@@ -208,4 +209,96 @@ fn damaged_tables_are_refused_with_all_kernels() {
         }
         assert_eq!(files(root.path()), [bundle]);
     }
+}
+
+/// Breaks if an import that fails half-way (a full disk; here a folder has the name of an entry, then the table's)
+/// leaves kernels behind, or takes away one that was there.
+#[test]
+fn a_failed_import_leaves_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let one = Cache::at(root.path().join("one"));
+    let mut keys = [key(0), key(1), key(2)];
+    keys.sort();
+    for key in &keys {
+        one.get_or_compile(key, || Ok((CUBIN.to_vec(), metadata()))).unwrap();
+    }
+    let bundle = root.path().join("bundle.tar");
+    one.export_only(&bundle, &keys.into(), &tables(1)).unwrap();
+    for in_the_way in [format!("{}.cubin", keys[2]), "tuning.json".to_owned()] {
+        let two = Cache::at(root.path().join("two"));
+        two.get_or_compile(&keys[0], || Ok((CUBIN.to_vec(), metadata()))).unwrap();
+        let in_the_way = two.folder().unwrap().join(in_the_way);
+        fs::create_dir_all(in_the_way.join("below")).unwrap();
+        assert!(matches!(two.import(&bundle), Err(JitError::File { .. })), "{}", in_the_way.display());
+        let sound = two.list().unwrap().into_iter().filter(|listed| listed.metadata.is_ok());
+        assert_eq!(sound.map(|listed| listed.key).collect::<Vec<_>>(), [keys[0]]);
+        fs::remove_dir_all(two.folder().unwrap()).unwrap();
+    }
+    assert_eq!(Cache::at(root.path().join("two")).import(&bundle).unwrap().added, 3);
+}
+
+/// Breaks if it is forgotten which entries came by an import, others count as such, or clearing leaves the list.
+#[test]
+fn imports_are_known_as_such() {
+    let root = tempfile::tempdir().unwrap();
+    let [one, two] = ["one", "two"].map(|name| Cache::at(root.path().join(name)));
+    for (cache, number) in [(&one, 0), (&one, 1), (&two, 1), (&two, 2)] {
+        cache.get_or_compile(&key(number), || Ok((CUBIN.to_vec(), metadata()))).unwrap();
+    }
+    let bundle = root.path().join("bundle.tar");
+    one.export(&bundle).unwrap();
+    assert!(one.imported().is_empty() && two.imported().is_empty());
+    assert_eq!(two.import(&bundle).unwrap().present, 1);
+    assert_eq!(two.imported(), [(key(0), (13, 0)), (key(1), (13, 0))].into());
+    two.clear().unwrap();
+    assert!(two.imported().is_empty());
+}
+
+/// Breaks if a server whose NVRTC is another one than the bundle was made by compiles what is in the bundle, passes
+/// over the bundle's tuning table, or puts a pattern's kernel under another key; or if kernels that another version
+/// has left in a cache without an import are taken, so that a new NVRTC would never be used.
+#[test]
+#[ignore = "needs NVRTC"]
+fn imported_kernels_are_taken_whatever_nvrtc_is_here() {
+    let root = tempfile::tempdir().unwrap();
+    let problem = "4096x7168x2048 a=e4m3:1x128 b=e4m3:128x128 d=bf16".parse().unwrap();
+    let config = choose(&problem, 132).unwrap().config();
+    let entry = Entry::Gemm(config);
+    let (source, name) = (entry.source(), entry.to_string());
+    let unit = entry.unit(&source, &name);
+    // A version that nobody has here, and the code of the one that is here.
+    let (here, there) = (Nvrtc::find(None).unwrap().version(), (12, 99));
+    let cubin = Compiler::new(Cache::in_memory(), None).cubin(&unit).unwrap();
+    let old = Cache::at(root.path().join("old"));
+    let old_key = Key::new(&source, unit.options, there);
+    let metadata = Metadata { nvrtc: there, kernel: unit.kernel.into(), ..metadata() };
+    old.get_or_compile(&old_key, || Ok((cubin.to_vec(), metadata))).unwrap();
+    let device = Device { name: "NVIDIA H200".into(), sms: 132, driver: 13_000, driver_version: None };
+    let timed = Timed { configuration: config.to_string(), interleave: None, cold_us: 5.0, warm_us: 3.0 };
+    let tuned = Tuned { problem, date: "today".into(), tried: 1, model: timed.clone(), ranking: vec![timed] };
+    let table = Tuning::of(Machine::new(&device, Some(there)), vec![tuned]);
+    table.store(&old.tuning_path().unwrap(), true).unwrap();
+    let bundle = root.path().join("bundle.tar");
+    old.export(&bundle).unwrap();
+
+    let server = Cache::at(root.path().join("server"));
+    server.import(&bundle).unwrap();
+    let server = Compiler::new(server, None);
+    assert_eq!(server.cached(&unit), Some(old_key));
+    assert!(server.make(&unit).unwrap().compiled.is_none());
+    assert!(matches!(server.choose(&problem, &device).unwrap().source, Source::Tuned(_)));
+    let changed = server.make_interleaved(&unit, Interleave::OneInFour).unwrap().cubin;
+    assert_eq!(server.cache().get(&old_key.interleaved(Interleave::OneInFour)), Some(changed));
+    assert_eq!((server.statistics().compiled, server.statistics().cached), (0, 2));
+
+    // Without an import it is another version's: compiled anew, and the table is stale.
+    let updated = Compiler::new(old, None);
+    assert_eq!(updated.cached(&unit), None);
+    let source = updated.choose(&problem, &device).unwrap().source;
+    assert!(matches!(source, Source::Model(Untuned::OtherMachine(_))), "{source:?}");
+    assert!(updated.make(&unit).unwrap().compiled.is_some());
+    assert_eq!(updated.cached(&unit), Some(Key::new(unit.source, unit.options, here)));
+    // From then on its own is taken, though the other is imported.
+    updated.cache().import(&bundle).unwrap();
+    assert_eq!(updated.cached(&unit), Some(Key::new(unit.source, unit.options, here)));
 }

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use support::Events;
 
 fn device() -> Device {
-    Device { name: "NVIDIA H200".into(), sms: 132, driver: 13_000 }
+    Device { name: "NVIDIA H200".into(), sms: 132, driver: 13_000, driver_version: None }
 }
 
 fn here() -> Machine {
@@ -170,6 +170,32 @@ fn stale_tables_are_ignored_with_one_warning() {
         assert!(difference.contains(word), "{difference}");
         assert_eq!(events.warnings(), 1);
     }
+}
+
+/// Breaks if a table stays in use after an update of the driver, if one from before the driver's version was written
+/// is lost, or if that is preferred to what was measured with the driver at hand.
+#[test]
+fn the_drivers_own_version_counts_where_it_is_known() {
+    let problem = dense(64, 2112, 7168);
+    let all = all_candidates(&problem, 132).unwrap();
+    let [unknown, known, other] = [None, Some("580.159.04"), Some("590.1")].map(|version: Option<&str>| {
+        let device = Device { driver_version: version.map(str::to_owned), ..device() };
+        Machine::new(&device, Some((13, 0)))
+    });
+    let old = Tuning::of(unknown.clone(), vec![tuned(problem, &[all[1]])]);
+    let mut both = old.clone();
+    both.merge(&Tuning::of(known.clone(), vec![tuned(problem, &[all[2]])]), false);
+    let taken = |tables: &Tuning, here: &Machine| match tables.choose(here, &problem).unwrap() {
+        Selection { source: Source::Tuned(_), choice } => Some(choice.config()),
+        _ => None,
+    };
+    assert_eq!([&unknown, &known, &other].map(|here| taken(&old, here)), [Some(all[1]); 3]);
+    assert_eq!((taken(&both, &known), taken(&both, &other)), (Some(all[2]), Some(all[1])));
+    let new = both.only(|machine| machine.driver_version.is_some());
+    assert_eq!((taken(&new, &unknown), taken(&new, &known), taken(&new, &other)), (Some(all[2]), Some(all[2]), None));
+    // Its text is that of before where nothing is known.
+    assert!(!String::from_utf8(old.to_json()).unwrap().contains("driver_version"));
+    assert_eq!(Tuning::parse(&both.to_json()).unwrap(), both);
 }
 
 /// Breaks if names that are no candidate (of an older version, or made up) lead to a kernel, or their

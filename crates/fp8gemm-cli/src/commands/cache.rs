@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use fp8gemm::jit::Cache;
 use fp8gemm::jit::tuning::Tuning;
+use fp8gemm::jit::{Cache, Compiler};
 use serde::Serialize;
 
 use super::{SUCCESS, bad, print};
@@ -17,8 +17,10 @@ Examples:
   fp8gemm cache export kernels.tar      # then, on a machine without NVRTC:
   fp8gemm cache import kernels.tar
 
-The folder is FP8GEMM_CACHE_DIR, else fp8gemm in the user's cache folder. A bundle holds machine code \
-that is run as it is: import bundles only from people whose binaries you would run.";
+The folder is FP8GEMM_CACHE_DIR, else fp8gemm in the user's cache folder. The tuning table is the file that \
+FP8GEMM_TUNING names, else tuning.json in the folder; with FP8GEMM_TUNING=off none is listed or exported. \
+Imported kernels are used whatever NVRTC is there. A bundle holds machine code that is run as it is: import \
+bundles only from people whose binaries you would run.";
 
 /// Flags of the command.
 #[derive(Debug, Args)]
@@ -32,14 +34,14 @@ pub(crate) struct CacheArgs {
 enum What {
     /// Print every kernel with what is known of it, damaged entries, and the number of tuned problems
     List,
-    /// Remove every kernel
+    /// Remove every kernel; the tuning table stays
     Clear,
     /// Write all sound kernels and the tuning table into a bundle (tar)
     Export {
         /// Where it goes
         file: PathBuf,
     },
-    /// Add the kernels of a bundle: all of them, or none if one is refused
+    /// Add the kernels and the tuning table of a bundle: all, or none if one is refused or cannot be written
     Import {
         /// The bundle
         file: PathBuf,
@@ -80,9 +82,10 @@ struct Entry {
 
 /// Runs the command.
 pub(crate) fn run(args: &CacheArgs, json: bool) -> Result<u8, CliError> {
-    let cache = Cache::from_environment();
+    let compiler = Compiler::new(Cache::from_environment(), None);
+    let cache = compiler.cache();
     let (action, result) = match &args.what {
-        What::List => ("list", listed(&cache)?),
+        What::List => ("list", listed(&compiler)?),
         What::Clear => {
             let cleared = cache.clear()?;
             ("clear", Outcome::Cleared { entries: cleared.entries, bytes: cleared.bytes })
@@ -104,12 +107,12 @@ pub(crate) fn run(args: &CacheArgs, json: bool) -> Result<u8, CliError> {
     Ok(SUCCESS)
 }
 
-fn listed(cache: &Cache) -> Result<Outcome, CliError> {
-    let entries: Vec<_> = cache.list()?.into_iter().map(Entry::from).collect();
+fn listed(compiler: &Compiler) -> Result<Outcome, CliError> {
+    let entries: Vec<_> = compiler.cache().list()?.into_iter().map(Entry::from).collect();
     let bytes = entries.iter().map(|entry| entry.bytes).sum();
     let damaged = entries.iter().filter(|entry| entry.damage.is_some()).count();
     // A damaged table is a warning.
-    let tuned = cache.tuning_path().map_or(0, |path| Tuning::load(&path).len());
+    let tuned = compiler.tuning().map_or(0, Tuning::len);
     Ok(Outcome::Listed { entries, bytes, damaged, tuned })
 }
 

@@ -1,16 +1,16 @@
 //! `fp8gemm tune`: measures candidates on the GPU and keeps the fastest of each shape in the tuning table.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{SecondsFormat, Utc};
 use clap::Args;
 use fp8gemm::hopper::HopperError;
-use fp8gemm::jit::tuning::{Machine, Tuned, Tuning};
+use fp8gemm::jit::tuning::{Machine, Tuned, Tuning, first_candidates};
 use fp8gemm::jit::{Cache, Compiler, JitError, KernelConfig, Nvrtc};
 use fp8gemm::problem::Problem;
-use fp8gemm_bench::{BenchError, GpuMeasure, Options, Session, geometric_mean, tune};
+use fp8gemm_bench::{BenchError, GpuMeasure, Measure, Options, Session, geometric_mean, tune};
 use serde::Serialize;
 
 use super::bench::{FlushArgs, failed, problems};
@@ -123,25 +123,16 @@ pub(crate) fn run(args: &TuneArgs, json: bool) -> Result<u8, CliError> {
     let session = Session::open(args.device, compiler, options).map_err(failed)?;
     let machine = Machine::new(&session.device(), Some(session.compiler().nvrtc().map(Nvrtc::version)?));
 
-    let known = known(&path, &machine);
-    let (skipped, wanted): (Vec<_>, Vec<_>) =
-        wanted.into_iter().partition(|problem| !args.again && known.contains(problem));
-    let mut report = Report {
-        command: "tune",
-        version: env!("CARGO_PKG_VERSION"),
-        machine,
-        table: path.display().to_string(),
-        tuned: Vec::new(),
-        skipped: skipped.iter().map(ToString::to_string).collect(),
-        left: 0,
-        failures: Vec::new(),
-        wrong_bits: Vec::new(),
-        interrupted: false,
-        timed_out: false,
-        gain: None,
-        seconds: 0.0,
-    };
-    let fatal = all(args, &session, &path, &wanted, begin, &mut report);
+    let known = if args.again { Vec::new() } else { known(&path, &machine) };
+    let (skipped, wanted): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|problem| known.contains(problem));
+    let (sms, jobs) = (machine.sms, args.jobs.map(usize::from));
+    let mut report = Report::new(machine, &path, &skipped);
+    let steps = Steps::new(wanted.len());
+    let compile = |problem: &Problem, configs: &[KernelConfig]| reasons(&session, problem, sms, configs, jobs, &steps);
+    let mut measure = GpuMeasure::new(&session, Box::new(compile));
+    let late = || args.time.is_some_and(|time| begin.elapsed() >= time);
+    let fatal = all(&mut measure, &path, &wanted, interrupt::asks(), &late, &steps, &mut report);
+    steps.progress.finish();
     report.gain = geometric_mean(report.tuned.iter().map(|row| gain(&row.tuned)));
     report.seconds = begin.elapsed().as_secs_f64();
     print(json, &report, || report.text())?;
@@ -154,31 +145,30 @@ pub(crate) fn run(args: &TuneArgs, json: bool) -> Result<u8, CliError> {
     })
 }
 
-/// Tunes one problem after the other, and stores each.
+/// Tunes one problem after the other, and stores each, until it is interrupted or late.
 fn all(
-    args: &TuneArgs,
-    session: &Session,
+    measure: &mut dyn Measure,
     path: &Path,
     wanted: &[Problem],
-    begin: Instant,
+    stop: &AtomicBool,
+    late: &dyn Fn() -> bool,
+    steps: &Steps,
     report: &mut Report,
 ) -> Result<(), CliError> {
-    let stop = interrupt::asks();
-    let late = || args.time.is_some_and(|time| begin.elapsed() >= time);
-    let go_on = || !stop.load(Ordering::Relaxed) && !late();
-    let (sms, jobs) = (report.machine.sms, args.jobs.map(usize::from));
-    let compile = move |problem: &Problem, configs: &[KernelConfig]| reasons(session, problem, sms, configs, jobs);
-    let mut measure = GpuMeasure::new(session, Box::new(compile));
-    let progress = Progress::new("tuning", wanted.len() as u128);
+    let sms = report.machine.sms;
+    // Asked before each kernel and each round.
+    let go_on = || {
+        steps.one();
+        !stop.load(Ordering::Relaxed) && !late()
+    };
     for (index, problem) in wanted.iter().enumerate() {
         report.left = wanted.len() - index;
+        steps.begin(index, problem, sms);
         if !go_on() {
             break;
         }
-        progress.about(format!("{}x{}x{}", problem.m, problem.n, problem.k));
-        progress.set(index as u64);
         let date = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
-        match tune(&mut measure, problem, sms, &date, &go_on) {
+        match tune(measure, problem, sms, &date, &go_on) {
             Ok(None) => break,
             Ok(Some(outcome)) => {
                 report.wrong_bits.extend(outcome.wrong);
@@ -190,18 +180,53 @@ fn all(
                     None => report.failures.push(none(problem, &outcome.rejected)),
                 }
             }
-            Err(error) if one_problem_only(&error) => report.failures.push(error.to_string()),
-            Err(error) => {
-                progress.finish();
-                return Err(failed(error));
+            Err(error) if one_problem_only(&error) => {
+                let (name, text) = (problem.to_string(), error.to_string());
+                report.failures.push(if text.contains(&name) { text } else { format!("{name}: {text}") });
             }
+            Err(error) => return Err(failed(error)),
         }
         report.left = wanted.len() - index - 1;
     }
-    progress.finish();
     report.interrupted = stop.load(Ordering::Relaxed) && report.left > 0;
     report.timed_out = !report.interrupted && report.left > 0;
     Ok(())
+}
+
+/// The bar. Each problem has the same share of it, and its kernels, compiled, compared and timed, share that.
+struct Steps {
+    progress: Progress,
+    /// Where the problem in hand begins, its steps so far, and as many as it may have.
+    begun: AtomicU64,
+    made: AtomicU64,
+    most: AtomicU64,
+}
+
+impl Steps {
+    /// Of a problem.
+    const SHARE: u64 = 1000;
+
+    fn new(problems: usize) -> Self {
+        let [begun, made, most] = [0, 0, 1].map(AtomicU64::new);
+        Self { progress: Progress::new("tuning", problems as u128 * u128::from(Self::SHARE)), begun, made, most }
+    }
+
+    fn begin(&self, index: usize, problem: &Problem, sms: u32) {
+        self.progress.about(format!("tuning {}x{}x{}", problem.m, problem.n, problem.k));
+        self.begun.store(index as u64 * Self::SHARE, Ordering::Relaxed);
+        self.made.store(0, Ordering::Relaxed);
+        // Neighbours are about as many as candidates; each is compiled, unless it is cached, and compared.
+        let candidates = first_candidates(problem, sms).map_or(0, |candidates| candidates.len());
+        self.most.store(4 * candidates as u64 + 1, Ordering::Relaxed);
+    }
+
+    /// From any thread.
+    fn one(&self) {
+        let made = self.made.fetch_add(1, Ordering::Relaxed) + 1;
+        // Those that are more than was thought move nothing; the next problem does.
+        let within = (made * Self::SHARE / self.most.load(Ordering::Relaxed)).min(Self::SHARE - 1);
+        self.progress.set(self.begun.load(Ordering::Relaxed) + within);
+    }
 }
 
 fn none(problem: &Problem, rejected: &[(String, String)]) -> String {
@@ -216,9 +241,10 @@ fn reasons(
     sms: u32,
     configs: &[KernelConfig],
     jobs: Option<usize>,
+    steps: &Steps,
 ) -> Result<Vec<Option<String>>, BenchError> {
     let wanted: Vec<_> = configs.iter().map(|config| (*problem, sms, *config)).collect();
-    let prepared = prepare::compile(session.compiler(), &wanted, jobs, false);
+    let prepared = prepare::compile(session.compiler(), &wanted, jobs, &|_, _| steps.one());
     let prepared = prepared.map_err(|error| match error {
         CliError::Jit(error) => BenchError::Hopper(HopperError::Jit(error)),
         error => BenchError::Option { option: "jobs", value: error.to_string(), rule: "kernels must be compiled" },
@@ -245,9 +271,13 @@ fn known(path: &Path, machine: &Machine) -> Vec<Problem> {
     own.flat_map(|table| table.problems.iter().map(|tuned| tuned.problem)).collect()
 }
 
-/// Other problems have other kernels; after other errors the GPU may not be usable.
+/// Other problems have other kernels and sizes; after other errors the GPU may not be usable.
 fn one_problem_only(error: &BenchError) -> bool {
-    matches!(error, BenchError::Hopper(HopperError::Jit(error)) if !matches!(error, JitError::NvrtcNotFound { .. }))
+    match error {
+        BenchError::Hopper(HopperError::Jit(error)) => !matches!(error, JitError::NvrtcNotFound { .. }),
+        BenchError::Hopper(HopperError::TooLarge { .. }) => true,
+        error => error.is_out_of_memory(),
+    }
 }
 
 /// The cost model's cold time over the winner's; at least about 1.
@@ -256,6 +286,24 @@ fn gain(tuned: &Tuned) -> f64 {
 }
 
 impl Report {
+    fn new(machine: Machine, table: &Path, skipped: &[Problem]) -> Self {
+        Self {
+            command: "tune",
+            version: env!("CARGO_PKG_VERSION"),
+            machine,
+            table: table.display().to_string(),
+            tuned: Vec::new(),
+            skipped: skipped.iter().map(ToString::to_string).collect(),
+            left: 0,
+            failures: Vec::new(),
+            wrong_bits: Vec::new(),
+            interrupted: false,
+            timed_out: false,
+            gain: None,
+            seconds: 0.0,
+        }
+    }
+
     fn text(&self) -> String {
         let mut rows = Vec::new();
         if !self.tuned.is_empty() {
@@ -295,5 +343,138 @@ impl Report {
             text += &format!("; {why} with {} left", self.left);
         }
         format!("{text}\ntable: {}\n", self.table)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use fp8gemm::jit::sass::Interleave;
+    use fp8gemm::jit::tuning::Device;
+    use fp8gemm_bench::Variant;
+
+    use super::*;
+
+    /// Calls a closure at each problem's first compilation; all kernels are right and equally fast.
+    struct MadeUp<F>(F);
+
+    impl<F: FnMut(&Problem) -> Result<(), BenchError>> Measure for MadeUp<F> {
+        fn compile(&mut self, problem: &Problem, configs: &[KernelConfig]) -> Result<Vec<Option<String>>, BenchError> {
+            (self.0)(problem)?;
+            Ok(vec![None; configs.len()])
+        }
+
+        fn patterns(&mut self, _: &KernelConfig) -> Result<Vec<Interleave>, BenchError> {
+            Ok(Vec::new())
+        }
+
+        fn check(&mut self, _: &Problem, _: Variant) -> Result<(), BenchError> {
+            Ok(())
+        }
+
+        fn time(&mut self, _: &Problem, variants: &[Variant]) -> Result<Vec<(f64, f64)>, BenchError> {
+            Ok(vec![(5.0, 3.0); variants.len()])
+        }
+    }
+
+    fn problems(texts: &[&str]) -> Vec<Problem> {
+        texts.iter().map(|size| format!("{size} a=e4m3:1x128 b=e4m3:128x128 d=bf16").parse().unwrap()).collect()
+    }
+
+    fn here() -> Machine {
+        let device = Device { name: "made up".into(), sms: 132, driver: 13_000, driver_version: None };
+        Machine::new(&device, Some((13, 0)))
+    }
+
+    /// Tunes what the table does not know, as the command does.
+    fn run(
+        path: &Path,
+        wanted: &[Problem],
+        stop: &AtomicBool,
+        compile: impl FnMut(&Problem) -> Result<(), BenchError>,
+    ) -> (Report, Result<(), CliError>) {
+        let known = known(path, &here());
+        let (skipped, wanted): (Vec<_>, Vec<_>) = wanted.iter().partition(|problem| known.contains(problem));
+        let (mut report, steps) = (Report::new(here(), path, &skipped), Steps::new(wanted.len()));
+        let fatal = all(&mut MadeUp(compile), path, &wanted, stop, &|| false, &steps, &mut report);
+        (report, fatal)
+    }
+
+    /// Breaks if an interrupted run loses what it has, stores half of what is in hand, does not say that it was
+    /// interrupted, or the next one does not go on where it was.
+    #[test]
+    fn an_interrupted_run_keeps_its_rows_and_is_resumed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tuning.json");
+        let wanted = problems(&["64x2112x7168", "1x576x7168", "128x4096x7168"]);
+        let stop = AtomicBool::new(false);
+        let (report, fatal) = run(&path, &wanted, &stop, |problem| {
+            stop.store(*problem == wanted[1], Ordering::Relaxed);
+            Ok(())
+        });
+        fatal.unwrap();
+        assert!(report.interrupted && !report.timed_out);
+        assert_eq!((report.tuned.len(), report.left, known(&path, &here())), (1, 2, wanted[..1].to_vec()));
+
+        let tried = RefCell::new(Vec::new());
+        let (report, fatal) = run(&path, &wanted, &AtomicBool::new(false), |problem| {
+            tried.borrow_mut().push(*problem);
+            Ok(())
+        });
+        fatal.unwrap();
+        assert!(!report.interrupted && !tried.borrow().contains(&wanted[0]));
+        assert_eq!((report.tuned.len(), report.skipped.len(), report.left), (2, 1, 0));
+        assert_eq!(known(&path, &here()), wanted);
+    }
+
+    /// Breaks if a shape that does not fit the GPU ends the list, is not reported with its sizes, or a GPU that has
+    /// failed is used further.
+    #[test]
+    fn a_shape_that_is_too_large_does_not_end_the_list() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tuning.json");
+        let wanted = problems(&["64x2112x7168", "1x576x7168", "128x4096x7168"]);
+        let cuda = |code, name: &str| BenchError::Cuda { call: "cuMemAlloc", code, name: name.to_owned() };
+        let too_large = || HopperError::TooLarge { what: "number of output tiles", value: 1 << 40, rule: "a rule" };
+        let errors: [&dyn Fn() -> BenchError; 3] =
+            [&|| cuda(2, "CUDA_ERROR_OUT_OF_MEMORY"), &|| too_large().into(), &|| BenchError::Memory {
+                problem: wanted[0],
+                needed: 1 << 40,
+                free: 1 << 30,
+            }];
+        for error in errors {
+            let _ = std::fs::remove_file(&path);
+            let fail = |problem: &Problem| if *problem == wanted[0] { Err(error()) } else { Ok(()) };
+            let (report, fatal) = run(&path, &wanted, &AtomicBool::new(false), fail);
+            fatal.unwrap();
+            assert_eq!((report.tuned.len(), report.failures.len(), report.left), (2, 1, 0));
+            assert!(report.failures[0].contains("64x2112x7168"), "{:?}", report.failures);
+            assert_eq!(known(&path, &here()), wanted[1..]);
+        }
+        let lost = |_: &Problem| Err(cuda(700, "CUDA_ERROR_ILLEGAL_ADDRESS"));
+        let (report, fatal) = run(&folder.path().join("other.json"), &wanted, &AtomicBool::new(false), lost);
+        assert!(fatal.unwrap_err().to_string().contains("ILLEGAL_ADDRESS"));
+        assert_eq!((report.tuned.len(), report.left), (0, 3));
+    }
+
+    /// Breaks if the bar stands still during a problem, goes back, or runs into the next problem's share.
+    #[test]
+    fn the_bar_moves_within_a_problem() {
+        let steps = Steps::new(2);
+        let problem = problems(&["4096x7168x2048"])[0];
+        let most = 4 * first_candidates(&problem, 132).unwrap().len();
+        for index in 0..2 {
+            steps.begin(index, &problem, 132);
+            let mut before = 0;
+            for made in 0..2 * most {
+                steps.one();
+                let now = steps.progress.position();
+                assert!(made > most / 2 || now > before || made == 0, "stands still after {made} of {most}");
+                assert!(now >= before && now < (index as u64 + 1) * Steps::SHARE);
+                before = now;
+            }
+            assert_eq!(before, (index as u64 + 1) * Steps::SHARE - 1);
+        }
     }
 }

@@ -19,6 +19,9 @@ pub(crate) struct Progress {
 /// Work that ends sooner is not worth a bar.
 const PATIENCE: Duration = Duration::from_millis(800);
 
+/// The clock in the bar goes on while a step takes long.
+const TICK: Duration = Duration::from_millis(500);
+
 impl Progress {
     pub(crate) fn new(what: &str, macs: u128) -> Self {
         let bar = ProgressBar::with_draw_target(Some(macs as u64), ProgressDrawTarget::hidden());
@@ -53,7 +56,10 @@ impl Progress {
             return;
         }
         if io::stderr().is_terminal() {
-            self.shown.get_or_init(|| self.bar.set_draw_target(ProgressDrawTarget::stderr()));
+            self.shown.get_or_init(|| {
+                self.bar.set_draw_target(ProgressDrawTarget::stderr());
+                self.bar.enable_steady_tick(TICK);
+            });
         } else if let Some(line) = self.log_line(elapsed) {
             eprintln!("{line}");
         }
@@ -65,6 +71,12 @@ impl Progress {
         let percent = self.bar.position() as f64 * 100.0 / self.bar.length().unwrap_or(0).max(1) as f64;
         let new = self.logged.fetch_max(minutes, Ordering::Relaxed) < minutes;
         new.then(|| format!("{}: {percent:.0} % after {minutes} min", self.bar.message()))
+    }
+
+    /// How much is done.
+    #[cfg(test)]
+    pub(crate) fn position(&self) -> u64 {
+        self.bar.position()
     }
 
     pub(crate) fn finish(&self) {

@@ -3,8 +3,8 @@
 //! A bundle is a plain tar of the entries' files, in order of key and with no times or owners, so
 //! that equal contents are equal bytes. Nothing is unpacked by name: an entry is read into memory,
 //! must be a regular file called `<key>.cubin` whose checksum holds for that key and whose CUBIN is
-//! for `sm_90a`, and is then published as if it had been compiled here. The last may be a tuning table,
-//! `tuning.json`, whose problems are added to those that are known.
+//! for `sm_90a`, and is then published as if it had been compiled here, and noted as [imported]. The last may be
+//! a tuning table, `tuning.json`, whose problems are added to those that are known.
 //!
 //! The checksum tells damage, not authorship: a key cannot show that the machine code belongs to
 //! its source. Import bundles only from people whose binaries you would run.
@@ -16,6 +16,7 @@ use std::path::Path;
 
 use super::entry::{self, Metadata};
 use super::folder::{self, Folder};
+use super::imported::{self, Imports};
 use super::{Imported, Key};
 use crate::tuning::{self, Tuning};
 use crate::{Cubin, JitError};
@@ -50,39 +51,67 @@ pub(super) fn write(to: &Path, entries: &[(Key, Vec<u8>)], tuning: &Tuning) -> R
     folder::write_whole(folder, to, &bytes).map_err(failed)
 }
 
-/// Adds the entries of a bundle to a folder: all of them, or none if one is refused.
-pub(super) fn read(from: &Path, folder: &Folder) -> Result<Imported, JitError> {
+/// Adds the entries of a bundle to a folder, and its tuning table to that file: all of them, or none if one is
+/// refused or cannot be written.
+pub(super) fn read(from: &Path, folder: &Folder, table: &Path) -> Result<Imported, JitError> {
     let mut file = File::open(from).map_err(|error| unreadable(from, error))?;
     check_end(&mut file).map_err(|error| unreadable(from, error))?;
     let mut seen = BTreeSet::new();
     visit(from, &mut file, |name, _| {
         if seen.insert(name.to_owned()) { Ok(()) } else { Err(refused(name, "it is there twice")) }
     })?;
-    let mut imported = Imported::default();
-    visit(from, &mut file, |_, member| {
-        let (key, bytes) = match member {
-            Member::Kernel(key, bytes) => (key, bytes),
+    let mut added = Vec::new();
+    add(from, &mut file, folder, table, &mut added).inspect_err(|_| {
+        // A full disk, say. What cannot be removed is a sound kernel all the same.
+        for key in &added {
+            let _ = folder.remove(key);
+        }
+    })
+}
+
+/// Adds what was checked, the table last; what is new in the folder is noted at once in `added`.
+fn add(
+    from: &Path,
+    file: &mut File,
+    folder: &Folder,
+    table: &Path,
+    added: &mut Vec<Key>,
+) -> Result<Imported, JitError> {
+    let (mut imports, mut tuning) = (Imports::new(), Tuning::default());
+    visit(from, file, |_, member| {
+        let (key, version, bytes) = match member {
+            Member::Kernel(key, version, bytes) => (key, version, bytes),
             Member::Tuning(tables) => {
-                imported.tuned = tables.len();
-                return tables.store(&folder.path().join(tuning::FILE), false);
+                tuning = tables;
+                return Ok(());
             }
         };
+        imports.insert(key, version);
         let present = folder.read(&key).ok().flatten();
         if present.is_some_and(|present| entry::decode(&key, &present).is_ok()) {
-            imported.present += 1;
             return Ok(());
         }
         let failed = |source| JitError::File { action: "write", path: folder.entry(&key), source };
         folder.publish(&key, bytes).map_err(failed)?;
-        imported.added += 1;
+        added.push(key);
         Ok(())
     })?;
+    let imported = Imported { added: added.len(), present: imports.len() - added.len(), tuned: tuning.len() };
+    if !imports.is_empty() {
+        let path = folder.path().join(imported::FILE);
+        let failed = |source| JitError::File { action: "write", path, source };
+        imported::add(folder.path(), imports).map_err(failed)?;
+    }
+    if !tuning.is_empty() {
+        tuning.store(table, false)?;
+    }
     Ok(imported)
 }
 
 /// What a bundle holds.
 enum Member<'a> {
-    Kernel(Key, &'a [u8]),
+    /// Its key, the version of NVRTC that compiled it, and the bytes of its file.
+    Kernel(Key, (u32, u32), &'a [u8]),
     Tuning(Tuning),
 }
 
@@ -122,7 +151,7 @@ fn visit(
         Cubin::parse(cubin)
             .and_then(|cubin| cubin.check_hopper())
             .map_err(|error| refused(&name, &error.to_string()))?;
-        use_member(&name, Member::Kernel(key, &bytes))?;
+        use_member(&name, Member::Kernel(key, metadata.nvrtc, &bytes))?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! <key>.cubin    one entry
 //! .tmp-...       an entry being written; left over only by a process that was killed
 //! locks/<xx>     lock of all keys that start with these two digits; never deleted
+//! imported       which entries came by an import (see `imported`); locks/imported is its lock
 //! tuning.json    what was tuned (see `tuning`); locks/tuning is its lock
 //! ```
 //!

@@ -11,16 +11,17 @@
 mod bundle;
 mod entry;
 mod folder;
+mod imported;
 mod key;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use crate::JitError;
-use crate::tuning::Tuning;
+use crate::tuning::{self, Named, Tuning};
 use folder::Folder;
 pub(crate) use folder::{lock_file, write_whole};
 
@@ -131,9 +132,13 @@ impl Cache {
         self.folder.as_ref().map(Folder::path)
     }
 
-    /// The file of the tuning table: `tuning.json` in the folder.
+    /// The file of the tuning table: the one that [`FP8GEMM_TUNING`](tuning::TUNING_VARIABLE) names, else
+    /// `tuning.json` in the folder; `None` if there is neither.
     pub fn tuning_path(&self) -> Option<PathBuf> {
-        Some(self.folder()?.join(crate::tuning::FILE))
+        match tuning::named() {
+            Named::File(path) => Some(path),
+            Named::Off | Named::Nothing => Some(self.folder()?.join(tuning::FILE)),
+        }
     }
 
     /// The kernel, if it is in memory or on disk. Waits if a thread is compiling it.
@@ -245,19 +250,22 @@ impl Cache {
                 cleared.bytes += bytes;
             }
         }
+        // It speaks of entries that are gone.
+        let _ = std::fs::remove_file(folder.path().join(imported::FILE));
         Ok(cleared)
     }
 
-    /// Writes all sound entries on disk into a bundle, and the tuning table beside them if there is one;
-    /// what is damaged is left out with a warning. Returns how many entries were written. Equal entries
-    /// give equal bytes.
+    /// Writes all sound entries on disk into a bundle, and the [tuning table](Self::tuning_path) if there is one
+    /// and tables are not switched off; what is damaged is left out with a warning. Returns how many entries were
+    /// written. Equal entries give equal bytes.
     ///
     /// # Errors
     ///
     /// [`JitError::File`] if the folder cannot be read or the bundle not be written; then an
     /// existing file of that name is as it was.
     pub fn export(&self, to: &Path) -> Result<usize, JitError> {
-        let tuning = self.tuning_path().map_or_else(Tuning::default, |path| Tuning::load(&path));
+        let path = self.tuning_path().filter(|_| tuning::named() != Named::Off);
+        let tuning = path.map_or_else(Tuning::default, |path| Tuning::load(&path));
         self.export_where(to, &|_| true, &tuning)
     }
 
@@ -289,7 +297,11 @@ impl Cache {
         Ok(entries.len())
     }
 
-    /// Adds the entries of a bundle, and its tuning table: all, or none if one is refused. What is there stays.
+    /// Adds the entries of a bundle, and its tuning table to [the one here](Self::tuning_path): all, or none if one
+    /// is refused or cannot be written. What is there stays; a table here that is damaged is set aside.
+    ///
+    /// A [`Compiler`](crate::Compiler) takes these kernels whatever version of NVRTC is there, unless that version
+    /// has left one of its own for the same text.
     ///
     /// Each must be a regular file named by its key, with a checksum that holds and a CUBIN for
     /// `sm_90a`. That shows that nothing is damaged, not who made it: machine code from a bundle is
@@ -304,7 +316,14 @@ impl Cache {
             let source = io::Error::new(io::ErrorKind::NotFound, "this cache has no folder");
             return Err(failed("import", from, source));
         };
-        bundle::read(from, folder)
+        let table = self.tuning_path().unwrap_or_else(|| folder.path().join(tuning::FILE));
+        bundle::read(from, folder, &table)
+    }
+
+    /// The entries that came by an [import](Self::import), with the versions of NVRTC that compiled them. Some may
+    /// have gone since.
+    pub fn imported(&self) -> BTreeMap<Key, (u32, u32)> {
+        self.folder().map(imported::read).unwrap_or_default()
     }
 
     /// The versions of NVRTC that the entries on disk were compiled by, newest first. A machine

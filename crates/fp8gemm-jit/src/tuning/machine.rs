@@ -16,6 +16,8 @@ pub struct Device {
     pub sms: u32,
     /// CUDA version of the driver: `1000 * major + 10 * minor`.
     pub driver: i32,
+    /// The driver's own version, e.g. `580.159.04`, where the system tells.
+    pub driver_version: Option<String>,
 }
 
 /// All that decides which kernel is the fastest. Tables are for equal machines only.
@@ -28,6 +30,10 @@ pub struct Machine {
     pub sms: u32,
     /// CUDA version of the driver, e.g. `13.0`.
     pub driver: String,
+    /// The driver's own version, e.g. `580.159.04`; `None` where the system did not tell, and in tables from before
+    /// it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver_version: Option<String>,
     /// [`kernel_version`] of the kernels that were timed.
     pub kernels: String,
     /// Version of NVRTC that compiled them, e.g. `13.0`; empty where they came from a cache and nobody
@@ -42,18 +48,20 @@ impl Machine {
             gpu: device.name.clone(),
             sms: device.sms,
             driver: format!("{}.{}", device.driver / 1000, device.driver % 1000 / 10),
+            driver_version: device.driver_version.clone(),
             kernels: kernel_version().to_owned(),
             nvrtc: nvrtc.map_or_else(String::new, |(major, minor)| format!("{major}.{minor}")),
         }
     }
 
     /// In what a table of `self` does not fit a machine: `None` if it fits. A machine that does not know
-    /// its NVRTC (it has none, and lives on imported kernels) is not refused for that.
+    /// its NVRTC (it has none, and lives on imported kernels) is not refused for that, nor for the driver's own
+    /// version where the table or the machine does not know it.
     ///
     /// ```
     /// use fp8gemm_jit::tuning::{Device, Machine};
     ///
-    /// let device = Device { name: "NVIDIA H200".into(), sms: 132, driver: 13_000 };
+    /// let device = Device { name: "NVIDIA H200".into(), sms: 132, driver: 13_000, driver_version: None };
     /// let table = Machine::new(&device, Some((13, 0)));
     /// assert_eq!(table.differs_from(&Machine::new(&device, None)), None);
     /// let other = Machine::new(&Device { sms: 114, ..device }, Some((13, 0)));
@@ -68,6 +76,11 @@ impl Machine {
         }
         if self.driver != here.driver {
             return Some(format!("it is for a driver of CUDA {}, here is {}", self.driver, here.driver));
+        }
+        if let (Some(table), Some(here)) = (&self.driver_version, &here.driver_version)
+            && table != here
+        {
+            return Some(format!("it is for driver {table:?}, here is {here:?}"));
         }
         if self.kernels != here.kernels {
             return Some("it is for other kernels than this version of fp8gemm has".to_owned());
@@ -126,10 +139,12 @@ mod tests {
     /// Breaks if a table is used where something that decides speed is different.
     #[test]
     fn every_part_of_a_machine_counts() {
-        let device = Device { name: "NVIDIA H200".into(), sms: 132, driver: 13_000 };
+        let own = |version: &str| Some(version.to_owned());
+        let device = Device { name: "NVIDIA H200".into(), sms: 132, driver: 13_000, driver_version: own("580.159.04") };
         let table = Machine::new(&device, Some((13, 0)));
         assert_eq!(table.driver, "13.0");
         let others = [
+            Machine::new(&Device { driver_version: own("580.95.05"), ..device.clone() }, Some((13, 0))),
             Machine::new(&Device { name: "NVIDIA H100".into(), ..device.clone() }, Some((13, 0))),
             Machine::new(&Device { sms: 114, ..device.clone() }, Some((13, 0))),
             Machine::new(&Device { driver: 12_080, ..device.clone() }, Some((13, 0))),
@@ -139,5 +154,8 @@ mod tests {
         for other in others {
             assert!(table.differs_from(&other).is_some(), "{other:?}");
         }
+        // Who does not know the driver's version says nothing about it.
+        let unknown = Machine { driver_version: None, ..table.clone() };
+        assert_eq!((table.differs_from(&unknown), unknown.differs_from(&table)), (None, None));
     }
 }

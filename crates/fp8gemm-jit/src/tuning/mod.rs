@@ -23,6 +23,8 @@ mod machine;
 mod select;
 mod table;
 
+use std::path::PathBuf;
+
 pub use candidates::{all_candidates, first_candidates, neighbours};
 pub use file::FILE;
 pub use machine::{Device, Machine, kernel_version};
@@ -32,3 +34,20 @@ pub use table::{Table, Timed, Tuned, Tuning};
 /// The environment variable that switches tuning tables off (`off`), or names the file of another table
 /// than the one beside the cache.
 pub const TUNING_VARIABLE: &str = "FP8GEMM_TUNING";
+
+/// What [`TUNING_VARIABLE`] says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Named {
+    Nothing,
+    Off,
+    File(PathBuf),
+}
+
+/// What the environment says of tables.
+pub(crate) fn named() -> Named {
+    match std::env::var_os(TUNING_VARIABLE).filter(|value| !value.is_empty()) {
+        None => Named::Nothing,
+        Some(value) if value == "off" => Named::Off,
+        Some(value) => Named::File(value.into()),
+    }
+}

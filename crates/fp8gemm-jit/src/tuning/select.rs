@@ -107,6 +107,8 @@ impl Tuning {
                 Some(difference) => differences.push(difference),
             }
         }
+        // Of two entries as near, that of a table which knows the driver.
+        fitting.sort_by_key(|table| table.machine.driver_version.is_none());
         if fitting.is_empty() {
             return Selection::model(problem, sms, Untuned::OtherMachine(differences.join("; ")));
         }

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! { "schema": 1, "sha256": "<of the tables as compact JSON>",
-//!   "tables": [ { "machine": { "gpu", "sms", "driver", "kernels", "nvrtc" },
+//!   "tables": [ { "machine": { "gpu", "sms", "driver", "driver_version", "kernels", "nvrtc" },
 //!                 "problems": [ { "problem", "date", "tried", "model", "ranking": [
 //!                     { "configuration", "interleave", "cold_us", "warm_us" }, ... ] }, ... ] }, ... ] }
 //! ```
 //!
-//! `interleave` is left out where the kernel is as compiled, so that tables from before there were patterns
-//! have the checksum that they had.
+//! `interleave` is left out where the kernel is as compiled, `driver_version` where it is not known, so that tables
+//! from before there were these have the checksum that they had.
 
 use fp8gemm_problem::Problem;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -116,6 +116,12 @@ impl Tuning {
     /// Tuned problems, of all machines.
     pub fn len(&self) -> usize {
         self.tables.iter().map(|table| table.problems.len()).sum()
+    }
+
+    /// The tables of the machines that a rule takes.
+    #[must_use]
+    pub fn only(&self, takes: impl Fn(&Machine) -> bool) -> Self {
+        Self { tables: self.tables.iter().filter(|table| takes(&table.machine)).cloned().collect() }
     }
 
     /// Reads what [`to_json`](Self::to_json) wrote.

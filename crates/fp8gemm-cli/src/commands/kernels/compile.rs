@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use fp8gemm::jit::catalog::{self, Entry};
 use fp8gemm::jit::sass::Interleave;
-use fp8gemm::jit::tuning::Tuning;
 use fp8gemm::jit::{Cache, Compiler};
 use serde::Serialize;
 
@@ -21,7 +20,7 @@ use crate::text::{count, duration, grouped, table};
 
 #[derive(Debug, Args)]
 pub(crate) struct CompileArgs {
-    /// Every kernel that can be chosen; those that are cached are skipped, so that an interrupted
+    /// Every kernel that can be chosen (but those for split<p>); those that are cached are skipped, so that an interrupted
     /// run continues where it was
     #[arg(long, conflicts_with_all = ["words", "shapes", "model", "bundle"])]
     all: bool,
@@ -34,8 +33,9 @@ pub(crate) struct CompileArgs {
     /// Compile what standard input names
     #[arg(long, hide = true)]
     worker: bool,
-    /// Also write what plans for these problems need into a bundle (tar) for `fp8gemm cache import`: their
-    /// kernels, with a workspace and without, and the tuning table
+    /// Also write what these problems need into a bundle (tar) for `fp8gemm cache import`: kernels of their plans,
+    /// with a workspace and without, those that quantise, transpose and repack operands, and the tuning tables for
+    /// these kernels and GPUs with so many SMs
     #[arg(long, value_name = "FILE")]
     bundle: Option<PathBuf>,
     #[command(flatten)]
@@ -69,12 +69,17 @@ pub(super) fn run(args: &CompileArgs, json: bool) -> Result<u8, CliError> {
     let all = catalog::entries();
     let wanted: std::collections::HashSet<_> = wanted.into_iter().collect();
     let missing = all.iter().enumerate().filter(|(_, entry)| wanted.contains(entry));
-    let missing: Vec<_> = missing
-        .filter(|(_, entry)| !list::is_cached(entry, &present, &[version]))
-        .map(|(place, entry)| Job::at(place, entry))
-        .collect();
+    // What was imported is taken whatever version has compiled it.
+    let mut imported = compiler.cache().imported();
+    imported.retain(|key, _| present.contains(key));
+    let (imported, versions): (BTreeSet<_>, BTreeSet<_>) = imported.into_iter().unzip();
+    let versions: Vec<_> = versions.into_iter().collect();
+    let is_cached =
+        |entry: &Entry| list::is_cached(entry, &present, &[version]) || list::is_cached(entry, &imported, &versions);
+    let missing: Vec<_> =
+        missing.filter(|(_, entry)| !is_cached(entry)).map(|(place, entry)| Job::at(place, entry)).collect();
     let cached = asked - missing.len();
-    let kernels = workers::compile(&missing, args.jobs.map(usize::from), true)?;
+    let kernels = workers::compile_shown(&missing, args.jobs.map(usize::from))?;
     let report = Report {
         command: "kernels",
         action: "compile",
@@ -98,24 +103,23 @@ fn many(args: &CompileArgs, compiler: &Compiler, json: bool) -> Result<u8, CliEr
     if problems.is_empty() {
         return Err(CliError::Usage("--bundle: of which problems? M N K, --model or --shapes".to_owned()));
     }
-    let (major, minor) = compiler.nvrtc()?.version();
-    writable(compiler.cache())?;
-    let prepared = prepare::plans(compiler, &problems, &args.problem.sms(), args.jobs.map(usize::from))?;
+    let sms = args.problem.sms();
+    let tuning = prepare::tables(compiler, &sms);
+    let prepared = prepare::plans(compiler, &tuning, &problems, &sms, args.jobs.map(usize::from))?;
     let (kernels, passed): (Vec<_>, Vec<_>) = prepared.done.into_iter().partition(|done| !done.rejected);
     let failed = kernels.iter().filter(|kernel| kernel.error.is_some()).count();
     let bundle = match &args.bundle {
         Some(path) if failed == 0 => {
-            let nothing = Tuning::default();
-            let tuning = compiler.tuning().unwrap_or(&nothing);
-            let kernels = compiler.cache().export_only(path, &prepared.keys.into_values().collect(), tuning)?;
-            Some(Bundle { file: path.display().to_string(), kernels, problems: problems.len(), tuned: tuning.len() })
+            let kernels = compiler.cache().export_only(path, &prepared.keys.into_values().collect(), &tuning)?;
+            let (file, elementwise) = (path.display().to_string(), prepared.elementwise);
+            Some(Bundle { file, kernels, elementwise, problems: problems.len(), tuned: tuning.len() })
         }
         _ => None,
     };
     let report = Report {
         command: "kernels",
         action: "compile",
-        nvrtc: format!("{major}.{minor}"),
+        nvrtc: version_of(compiler),
         cached: prepared.cached,
         failed,
         kernels,
@@ -134,7 +138,7 @@ fn one(args: &CompileArgs, compiler: &Compiler, json: bool) -> Result<u8, CliErr
     let (mut kernels, mut passed_over, mut cached) = (Vec::new(), Vec::new(), 0);
     let mut names = BTreeSet::new();
     for sms in args.problem.sms() {
-        for order in prepare::orders(compiler, &problem, sms)? {
+        for order in prepare::orders(&prepare::tables(compiler, &[sms]), &problem, sms)? {
             let configs = order.into_iter().map(|(_, _, config)| config);
             let (config, made, passed) = make(compiler, configs, Interleave::AsCompiled)?;
             passed_over.extend(passed.into_iter().filter(|(name, _)| names.insert(name.clone())));
@@ -147,14 +151,7 @@ fn one(args: &CompileArgs, compiler: &Compiler, json: bool) -> Result<u8, CliErr
             }
         }
     }
-    // Without NVRTC everything came from the cache.
-    let nvrtc = compiler.nvrtc().map_or_else(
-        |_| "none".to_owned(),
-        |nvrtc| {
-            let (major, minor) = nvrtc.version();
-            format!("{major}.{minor}")
-        },
-    );
+    let nvrtc = version_of(compiler);
     let seconds = begin.elapsed().as_secs_f64();
     let report = Report {
         command: "kernels",
@@ -171,8 +168,14 @@ fn one(args: &CompileArgs, compiler: &Compiler, json: bool) -> Result<u8, CliErr
     Ok(SUCCESS)
 }
 
+/// The version of NVRTC here. Without one everything came from the cache.
+fn version_of(compiler: &Compiler) -> String {
+    let text = |(major, minor)| format!("{major}.{minor}");
+    compiler.nvrtc().map_or_else(|_| "none".to_owned(), |nvrtc| text(nvrtc.version()))
+}
+
 /// Hours of compiling into a folder that takes nothing would be in vain.
-fn writable(cache: &Cache) -> Result<(), CliError> {
+pub(super) fn writable(cache: &Cache) -> Result<(), CliError> {
     let Some(folder) = cache.folder() else {
         return Err(CliError::Usage("there is no cache folder: set FP8GEMM_CACHE_DIR".to_owned()));
     };
@@ -204,6 +207,8 @@ struct Report {
 struct Bundle {
     file: String,
     kernels: usize,
+    /// Of those, how many quantise, transpose or repack operands.
+    elementwise: usize,
     /// Problems whose plans find all they need in it.
     problems: usize,
     /// Problems in its tuning table.
@@ -240,14 +245,18 @@ impl Report {
         }
         let (compiled, time) = (count(good.len() as u64, "kernel"), duration(Duration::from_secs_f64(self.seconds)));
         let failed = if failed.is_empty() { String::new() } else { format!(", {} failed", failed.len()) };
-        text += &format!(
-            "{compiled} compiled by NVRTC {} in {time}, {} cached already{failed}\n",
-            self.nvrtc,
-            grouped(self.cached as u64)
-        );
-        if let Some(Bundle { file, kernels, problems, tuned }) = &self.bundle {
+        let by = if self.nvrtc == "none" { String::new() } else { format!(" by NVRTC {}", self.nvrtc) };
+        let cached = grouped(self.cached as u64);
+        text += &format!("{compiled} compiled{by} in {time}, {cached} cached already{failed}\n");
+        if let Some(Bundle { file, kernels, elementwise, problems, tuned }) = &self.bundle {
             let (kernels, problems) = (count(*kernels as u64, "kernel"), count(*problems as u64, "problem"));
-            text += &format!("wrote {kernels} for {problems}, and {tuned} tuned, to {file}\n");
+            let tuned = match tuned {
+                0 => String::new(),
+                some => format!(" and a table of {}", count(*some as u64, "tuned problem")),
+            };
+            text += &format!(
+                "wrote {kernels} ({elementwise} to bring operands into shape) for {problems}{tuned} to {file}\n"
+            );
         }
         text
     }

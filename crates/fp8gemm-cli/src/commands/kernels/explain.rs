@@ -84,7 +84,7 @@ pub(super) fn run(args: &ExplainArgs, json: bool) -> Result<u8, CliError> {
     };
     let choices = sizes.into_iter().map(|sms| match gpus.iter().find(|gpu| gpu.sms == sms) {
         Some(gpu) => {
-            let device = Device { name: gpu.name.clone(), sms, driver: gpu.driver };
+            let device = gpu.device();
             let selection = compiler.choose(&problem, &device)?;
             Ok(Chosen::new(selection, sms, Some(device.name), Some(gpu.ordinal)))
         }
@@ -124,7 +124,7 @@ fn elsewhere(
     let mut found = Vec::new();
     for table in tuning.tables().iter().filter(|table| table.machine.sms == sms) {
         let gpu = table.machine.gpu.clone();
-        let here = Machine::new(&Device { name: gpu.clone(), sms, driver: 0 }, nvrtc);
+        let here = Machine::new(&Device { name: gpu.clone(), sms, driver: 0, driver_version: None }, nvrtc);
         let here = Machine { driver: table.machine.driver.clone(), ..here };
         // Alone, so that no reason is another table's.
         let alone = Tuning::of(table.machine.clone(), table.problems.clone());
@@ -274,7 +274,8 @@ mod tests {
 
     /// A table of this GPU, in which the cost model's last candidate has won.
     fn table(gpu: &str, kernels: Option<&str>, nvrtc: (u32, u32), problem: &Problem) -> Tuning {
-        let machine = Machine::new(&Device { name: gpu.into(), sms: 132, driver: 12_080 }, Some(nvrtc));
+        let machine =
+            Machine::new(&Device { name: gpu.into(), sms: 132, driver: 12_080, driver_version: None }, Some(nvrtc));
         let kernels = kernels.map_or_else(|| machine.kernels.clone(), str::to_owned);
         let last = choose(problem, 132).unwrap().candidates.last().unwrap().config.to_string();
         let timed = Timed { configuration: last, interleave: None, cold_us: 6.5, warm_us: 3.25 };

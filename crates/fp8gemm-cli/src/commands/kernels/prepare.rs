@@ -2,12 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fp8gemm::jit::tuning::{Source, kernel_version};
-use fp8gemm::jit::{BASE_OPTIONS, Choice, Compiler, KernelConfig, Key, Schedule, choose};
-use fp8gemm::problem::Problem;
+use fp8gemm::jit::catalog::Entry;
+use fp8gemm::jit::tuning::{Source, Tuning, kernel_version};
+use fp8gemm::jit::{
+    BASE_OPTIONS, BlockScales, Choice, Compiler, ElementwiseKernel, KernelConfig, Key, QuantizeKernel, Schedule, choose,
+};
+use fp8gemm::problem::{Problem, ScaleLayout};
 
-use super::workers::{self, Done, Job};
-use crate::error::CliError;
+use super::compile::writable;
+use super::workers::{self, Done, Job, Step};
+use crate::error::{CliError, note};
+use crate::text::count;
 
 /// A configuration of a problem, for a number of SMs.
 pub(crate) type Wanted = (Problem, u32, KernelConfig);
@@ -19,6 +24,8 @@ pub(crate) struct Prepared {
     pub(crate) keys: BTreeMap<String, Key>,
     /// Of those, how many the cache had.
     pub(crate) cached: usize,
+    /// Of those, how many quantise, transpose or repack.
+    pub(crate) elementwise: usize,
     /// What the workers did.
     pub(crate) done: Vec<Done>,
 }
@@ -26,37 +33,75 @@ pub(crate) struct Prepared {
 /// Compiles the kernels of these configurations, each once, as far as the cache has them not.
 ///
 /// # Errors
-/// [`CliError::Jit`] without NVRTC; [`CliError::Usage`] where no process can be started.
+/// [`CliError::Jit`] without NVRTC where one is missing; [`CliError::Usage`] where no process can be started.
 pub(crate) fn compile(
     compiler: &Compiler,
     wanted: &[Wanted],
     processes: Option<usize>,
-    show: bool,
+    step: Step<'_>,
 ) -> Result<Prepared, CliError> {
-    let version = compiler.nvrtc()?.version();
-    let mut prepared = Prepared::default();
-    let (mut jobs, mut missing) = (Vec::new(), BTreeMap::new());
-    for (problem, sms, config) in wanted {
-        let name = config.kernel_name();
-        if prepared.keys.contains_key(&name) || missing.contains_key(&name) {
+    let (mut prepared, missing) = sort(compiler, gemms(wanted)?);
+    prepared.make(compiler, missing, |jobs| workers::compile(jobs, processes, step))?;
+    Ok(prepared)
+}
+
+fn gemms(wanted: &[Wanted]) -> Result<Vec<(Entry, Job)>, CliError> {
+    let one = |(problem, sms, config): &Wanted| Ok((Entry::Gemm(*config), Job::candidate(problem, *sms, config)?));
+    wanted.iter().map(one).collect()
+}
+
+/// Which the cache has, and which not; each once.
+fn sort(compiler: &Compiler, wanted: Vec<(Entry, Job)>) -> (Prepared, Vec<(Entry, Job)>) {
+    let (mut prepared, mut missing) = (Prepared::default(), Vec::new());
+    let mut seen = BTreeSet::new();
+    for (entry, job) in wanted {
+        if !seen.insert(job.name.clone()) {
             continue;
         }
-        let key = Key::new(&config.source(), &BASE_OPTIONS, version);
-        if compiler.cache().get(&key).is_some() {
-            prepared.keys.insert(name, key);
-            prepared.cached += 1;
-        } else {
-            jobs.push(Job::candidate(problem, *sms, config)?);
-            missing.insert(name, key);
+        let source = entry.source();
+        match compiler.cached(&entry.unit(&source, &job.name)) {
+            Some(key) => {
+                prepared.keys.insert(job.name, key);
+                prepared.cached += 1;
+            }
+            None => missing.push((entry, job)),
         }
     }
-    prepared.done = workers::compile(&jobs, processes, show)?;
-    for done in prepared.done.iter().filter(|done| done.error.is_none()) {
-        if let Some(key) = missing.get(&done.name) {
-            prepared.keys.insert(done.name.clone(), *key);
+    (prepared, missing)
+}
+
+impl Prepared {
+    /// Compiles what is missing; NVRTC is needed for that alone.
+    fn make(
+        &mut self,
+        compiler: &Compiler,
+        missing: Vec<(Entry, Job)>,
+        compile: impl FnOnce(&[Job]) -> Result<Vec<Done>, CliError>,
+    ) -> Result<(), CliError> {
+        if missing.is_empty() {
+            return Ok(());
         }
+        let version = compiler.nvrtc()?.version();
+        let (entries, jobs): (Vec<_>, Vec<_>) = missing.into_iter().unzip();
+        let done = compile(&jobs)?;
+        let good: BTreeSet<_> = done.iter().filter(|done| done.error.is_none()).map(|done| &done.name).collect();
+        for (entry, job) in entries.iter().zip(jobs).filter(|(_, job)| good.contains(&job.name)) {
+            self.keys.insert(job.name, Key::new(&entry.source(), &BASE_OPTIONS, version));
+        }
+        self.done.extend(done);
+        Ok(())
     }
-    Ok(prepared)
+}
+
+/// The tuning tables that plans of this build use on GPUs of these sizes; a note says that there are others.
+pub(super) fn tables(compiler: &Compiler, sms: &[u32]) -> Tuning {
+    let Some(all) = compiler.tuning() else { return Tuning::default() };
+    let stale = all.only(|machine| machine.kernels != kernel_version());
+    if !stale.is_empty() {
+        let problems = count(stale.len() as u64, "tuned problem");
+        note(format!("the tuning table has {problems} of other kernels than this version has: left out"));
+    }
+    all.only(|machine| machine.kernels == kernel_version() && sms.contains(&machine.sms))
 }
 
 /// The candidates of a problem in the orders in which plans may take them: by the cost model, and by each
@@ -64,17 +109,13 @@ pub(crate) fn compile(
 ///
 /// # Errors
 /// [`CliError::Jit`] where no kernel computes the problem.
-pub(super) fn orders(compiler: &Compiler, problem: &Problem, sms: u32) -> Result<Vec<Vec<Wanted>>, CliError> {
+pub(super) fn orders(tuning: &Tuning, problem: &Problem, sms: u32) -> Result<Vec<Vec<Wanted>>, CliError> {
     let of = |problem: &Problem, choice: &Choice| {
         choice.candidates.iter().map(|estimate| (*problem, sms, estimate.config)).collect::<Vec<_>>()
     };
     let model = of(problem, &choose(problem, sms)?);
     let mut orders = vec![model.clone()];
-    let tables = compiler.tuning().into_iter().flat_map(|tuning| tuning.tables().iter().map(move |t| (tuning, t)));
-    for (tuning, table) in tables.filter(|(_, table)| table.machine.sms == sms) {
-        if table.machine.kernels != kernel_version() {
-            continue;
-        }
+    for table in tuning.tables().iter().filter(|table| table.machine.sms == sms) {
         let selection = tuning.choose(&table.machine, problem)?;
         if let Source::Tuned(tuned) = &selection.source {
             // A worker finds a table's configuration among the candidates of the table's problem.
@@ -86,10 +127,30 @@ pub(super) fn orders(compiler: &Compiler, problem: &Problem, sms: u32) -> Result
     Ok(orders.into_iter().flat_map(|order| [order.iter().filter(alone).copied().collect(), order]).collect())
 }
 
-/// Compiles what plans for these problems take: with a workspace and without, by the cost model and by the
-/// tuning tables. Where the compiler spoils a candidate, the next, as a plan does.
-pub(crate) fn plans(
+/// The kernels that bring operands of these problems into shape: every input that they can be quantised from, in
+/// every order of its elements, and codes transposed and repacked.
+fn elementwise(problems: &[Problem]) -> Vec<ElementwiseKernel> {
+    let has = |codes, scales| {
+        let operands = problems.iter().flat_map(|problem| [problem.a, problem.b]);
+        operands.into_iter().any(|operand| operand.ty == codes && operand.scales == scales)
+    };
+    let layout = |scales| match scales {
+        BlockScales::Block1x128 => ScaleLayout::Block1x128,
+        BlockScales::Block128x128 => ScaleLayout::Block128x128,
+    };
+    let needed = |kernel: &ElementwiseKernel| match kernel {
+        ElementwiseKernel::Quantize(QuantizeKernel { codes, scales, .. }) => has(*codes, layout(*scales)),
+        ElementwiseKernel::TransposeCodes | ElementwiseKernel::RepackCodes => true,
+    };
+    ElementwiseKernel::all().into_iter().filter(needed).collect()
+}
+
+/// Compiles what these problems take: kernels of plans with a workspace and without, by the cost model and by the
+/// tuning tables, and those that quantise, transpose and repack operands. Where the compiler spoils a candidate,
+/// the next, as a plan does.
+pub(super) fn plans(
     compiler: &Compiler,
+    tuning: &Tuning,
     problems: &[Problem],
     sms: &[u32],
     processes: Option<usize>,
@@ -97,18 +158,33 @@ pub(crate) fn plans(
     let mut lists: Vec<Vec<Wanted>> = Vec::new();
     for problem in problems {
         for sms in sms {
-            lists.extend(orders(compiler, problem, *sms)?);
+            lists.extend(orders(tuning, problem, *sms)?);
         }
     }
-    let mut all = Prepared::default();
+    let mut others: Vec<_> = elementwise(problems)
+        .into_iter()
+        .map(|kernel| (Entry::Elementwise(kernel), Job::elementwise(kernel)))
+        .collect();
+    let mut all = Prepared { elementwise: others.len(), ..Prepared::default() };
     let mut rejected = BTreeSet::new();
     loop {
         let first =
             |list: &Vec<Wanted>| list.iter().find(|(_, _, config)| !rejected.contains(&config.kernel_name())).copied();
         let wanted: Vec<Wanted> = lists.iter().filter_map(first).collect();
-        let missing: Vec<Wanted> =
+        let new: Vec<Wanted> =
             wanted.into_iter().filter(|(_, _, config)| !all.keys.contains_key(&config.kernel_name())).collect();
-        let round = compile(compiler, &missing, processes, true)?;
+        let mut wanted = gemms(&new)?;
+        wanted.append(&mut others);
+        let (mut round, missing) = sort(compiler, wanted);
+        if !missing.is_empty() {
+            // Told here, where it is known what an import lacks.
+            if compiler.nvrtc().is_err() {
+                let (some, name) = (count(missing.len() as u64, "kernel"), &missing[0].1.name);
+                note(format!("the cache lacks {some} of {}, e.g. {name}", round.cached + missing.len()));
+            }
+            writable(compiler.cache())?;
+        }
+        round.make(compiler, missing, |jobs| workers::compile_shown(jobs, processes))?;
         all.cached += round.cached;
         all.keys.extend(round.keys);
         let spoilt: Vec<_> = round.done.iter().filter(|done| done.rejected).map(|done| done.name.clone()).collect();

@@ -1,9 +1,9 @@
 //! Processes that compile side by side: threads that share one NVRTC take turns inside it.
 //!
 //! A worker is this program, started with `kernels compile --worker`. It reads kernels, one to a line
-//! (its place in the list of all kernels, or a candidate of a problem), and answers each with a line of
-//! JSON. It ends with its standard input, so that none outlives the command; the cache writes entries
-//! whole or not at all, so that Ctrl-C may come at any time.
+//! (its place in the list of all kernels, the name of one that quantises or transposes, or a candidate of a
+//! problem), and answers each with a line of JSON. It ends with its standard input or output, silently, so that
+//! none outlives the command; the cache writes entries whole or not at all, so that Ctrl-C may come at any time.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use fp8gemm::jit::catalog::{self, Entry};
 use fp8gemm::jit::tuning::all_candidates;
-use fp8gemm::jit::{Cache, Compiler, JitError, KernelConfig, Report};
+use fp8gemm::jit::{Cache, Compiler, ElementwiseKernel, JitError, KernelConfig, Report};
 use fp8gemm::problem::Problem;
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +77,11 @@ impl Job {
         Self { name: entry.to_string(), line: place.to_string() }
     }
 
+    /// A kernel that quantises, transposes or repacks.
+    pub(crate) fn elementwise(kernel: ElementwiseKernel) -> Self {
+        Self { name: kernel.to_string(), line: kernel.to_string() }
+    }
+
     /// A candidate of a problem on a GPU with `sms` SMs, or a neighbour of one.
     pub(crate) fn candidate(problem: &Problem, sms: u32, config: &KernelConfig) -> Result<Self, CliError> {
         let name = config.kernel_name();
@@ -86,18 +91,32 @@ impl Job {
     }
 }
 
+/// Told how many of how many kernels are done, after each.
+pub(crate) type Step<'a> = &'a (dyn Fn(usize, usize) + Sync);
+
+/// As [`compile`], with a bar.
+pub(crate) fn compile_shown(jobs: &[Job], processes: Option<usize>) -> Result<Vec<Done>, CliError> {
+    let progress = Progress::new("kernels", jobs.len() as u128);
+    let step = |done, all| {
+        progress.about(format!("{done} of {all} kernels"));
+        progress.advance(1);
+    };
+    let done = compile(jobs, processes, &step);
+    progress.finish();
+    done
+}
+
 /// Does the jobs, in so many processes, or one for each core.
-pub(crate) fn compile(jobs: &[Job], processes: Option<usize>, show: bool) -> Result<Vec<Done>, CliError> {
+pub(crate) fn compile(jobs: &[Job], processes: Option<usize>, step: Step<'_>) -> Result<Vec<Done>, CliError> {
     let cores = || thread::available_parallelism().map_or(1, usize::from);
     let processes = processes.unwrap_or_else(cores).min(jobs.len());
     let failed = |error: io::Error| CliError::Usage(format!("a worker process cannot be started: {error}"));
     let workers = (0..processes).map(|_| Worker::start()).collect::<io::Result<Vec<_>>>().map_err(failed)?;
-    let progress = show.then(|| Progress::new("kernels", jobs.len() as u128));
     let next = Mutex::new(jobs.iter());
     let done = Mutex::new(Vec::with_capacity(jobs.len()));
     thread::scope(|scope| {
         for mut worker in workers {
-            let (next, done, progress) = (&next, &done, &progress);
+            let (next, done) = (&next, &done);
             scope.spawn(move || {
                 // A worker that is gone leaves the rest to the others.
                 let mut alive = true;
@@ -109,18 +128,12 @@ pub(crate) fn compile(jobs: &[Job], processes: Option<usize>, show: bool) -> Res
                     });
                     let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                     done.push(answer);
-                    if let Some(progress) = progress {
-                        progress.about(format!("{} of {} kernels", done.len(), jobs.len()));
-                        progress.advance(1);
-                    }
+                    step(done.len(), jobs.len());
                 }
                 worker.end();
             });
         }
     });
-    if let Some(progress) = progress {
-        progress.finish();
-    }
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     // Where every worker is gone.
     let left = next.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -171,15 +184,25 @@ pub(super) fn work() -> Result<u8, CliError> {
         let line = line.map_err(CliError::Stdout)?;
         let entry = match line.trim().parse::<usize>() {
             Ok(place) => all.get_or_insert_with(catalog::entries).get(place).copied(),
-            Err(_) => candidate(&line),
+            Err(_) => elementwise(&line).or_else(|| candidate(&line)),
         };
         let entry = entry.ok_or_else(|| CliError::Usage(format!("--worker: {line:?} is no kernel")))?;
         let done = make(&compiler, &entry);
         let mut answer = serde_json::to_string(&done).map_err(|error| CliError::Stdout(error.into()))?;
         answer.push('\n');
-        out.write_all(answer.as_bytes()).and_then(|()| out.flush()).map_err(CliError::Stdout)?;
+        match out.write_all(answer.as_bytes()).and_then(|()| out.flush()) {
+            Ok(()) => {}
+            // The command was killed: nobody is left to tell.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+            Err(error) => return Err(CliError::Stdout(error)),
+        }
     }
     Ok(SUCCESS)
+}
+
+fn elementwise(line: &str) -> Option<Entry> {
+    let kernels = ElementwiseKernel::all();
+    kernels.into_iter().find(|kernel| kernel.to_string() == line).map(Entry::Elementwise)
 }
 
 fn candidate(line: &str) -> Option<Entry> {

@@ -1,0 +1,62 @@
+//! Which entries came by an import: the file `imported`, a line for each with the version of NVRTC and the key,
+//! `13.0 <key>`.
+//!
+//! Another NVRTC makes other keys. Without this list a server with another one than the bundle was made by would
+//! compile everything again, or all that any version has left in a cache would be taken for good.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use super::{Key, lock_file, write_whole};
+
+/// Its name, in the folder of the cache.
+pub(super) const FILE: &str = "imported";
+
+/// Imported entries and the versions that compiled them.
+pub(super) type Imports = BTreeMap<Key, (u32, u32)>;
+
+/// What was imported into a folder. A line that is none is passed over: its kernel is compiled here.
+pub(super) fn read(folder: &Path) -> Imports {
+    let text = std::fs::read_to_string(folder.join(FILE)).unwrap_or_default();
+    text.lines().filter_map(parse).collect()
+}
+
+/// Adds to what was imported, which another process may be doing too.
+pub(super) fn add(folder: &Path, imports: Imports) -> io::Result<()> {
+    let _lock = lock_file(folder, FILE)?;
+    let mut all = read(folder);
+    let known = all.len();
+    all.extend(imports);
+    if all.len() == known {
+        return Ok(());
+    }
+    let text: String = all.iter().map(|(key, (major, minor))| format!("{major}.{minor} {key}\n")).collect();
+    write_whole(folder, &folder.join(FILE), text.as_bytes())
+}
+
+fn parse(line: &str) -> Option<(Key, (u32, u32))> {
+    let (version, key) = line.split_once(' ')?;
+    let (major, minor) = version.split_once('.')?;
+    Some((key.parse().ok()?, (major.parse().ok()?, minor.parse().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Breaks if an import is forgotten by the next one, or a line that somebody spoilt hides the others.
+    #[test]
+    fn imports_add_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let import = |number: u32, version| (Key::new(&number.to_string(), &["-o"], version), version);
+        assert_eq!(read(folder.path()), Imports::new());
+        add(folder.path(), [import(1, (13, 0)), import(2, (12, 8))].into()).unwrap();
+        add(folder.path(), [import(2, (12, 8)), import(3, (13, 5))].into()).unwrap();
+        let all = [import(1, (13, 0)), import(2, (12, 8)), import(3, (13, 5))].into();
+        assert_eq!(read(folder.path()), all);
+        let text = std::fs::read_to_string(folder.path().join(FILE)).unwrap();
+        std::fs::write(folder.path().join(FILE), format!("13.0\n13 x\n\n{text}13.0 ../../etc\n")).unwrap();
+        assert_eq!(read(folder.path()), all);
+    }
+}

@@ -198,13 +198,14 @@ fn describe(ordinal: usize, driver: i32) -> Result<DeviceInfo, HopperError> {
         compute_capability: (major, minor),
         sms: u32::try_from(sms).unwrap_or(0),
         driver,
-        driver_version: module_version(),
+        driver_version: driver_version(),
         memory: memory as u64,
     })
 }
 
-/// Version of the driver's kernel module, from the file that it offers on Linux.
-fn module_version() -> Option<String> {
+/// Version of the driver's kernel module (`580.159.04`), from the file that it offers on Linux; there may be one where
+/// [`probe`] fails.
+pub fn driver_version() -> Option<String> {
     let version = std::fs::read_to_string("/sys/module/nvidia/version").ok()?;
     Some(version.trim().to_owned())
 }

@@ -64,7 +64,7 @@ mod workspace;
 
 pub use cudarc;
 
-pub use device::{DeviceInfo, Gpu, probe};
+pub use device::{DeviceInfo, Gpu, driver_version, probe};
 pub use error::HopperError;
 pub use host::{HostStep, Product, gemm_on_gpu};
 pub use host_matrix::{HostMatrix, HostOperand, HostView};

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use fp8gemm::hopper::{DeviceInfo, probe};
+use fp8gemm::hopper::{DeviceInfo, driver_version, probe};
 use fp8gemm::jit::{Attempt, Cache, JitError, Nvrtc};
 use fp8gemm::problem::{Epilogue, OutputType, Policy};
 use serde::Serialize;
@@ -47,7 +47,7 @@ pub(super) struct SelfTest {
 
 impl Gpu {
     pub(super) fn new() -> Self {
-        let driver = module_version();
+        let driver = driver_version();
         match probe() {
             Ok(devices) => Self {
                 driver,
@@ -127,12 +127,6 @@ impl SelfTest {
             (_, Err(error)) => Self { passed: false, gpu: None, error: Some(error.to_string()) },
         }
     }
-}
-
-/// Version of the kernel module, from the file it offers on Linux.
-fn module_version() -> Option<String> {
-    let version = std::fs::read_to_string("/sys/module/nvidia/version").ok()?;
-    Some(version.trim().to_owned())
 }
 
 /// The search for NVRTC.

@@ -10,8 +10,9 @@ use fp8gemm::jit::sass::Interleave;
 use fp8gemm::jit::{Cache, Compiler};
 use serde::Serialize;
 
+use super::list::Present;
 use super::workers::{self, Done, Job};
-use super::{PassedOver, list, make, prepare};
+use super::{PassedOver, make, prepare};
 use crate::commands::problem::ProblemArgs;
 use crate::commands::shape_list::ShapeListArgs;
 use crate::commands::{DIFFERENT, SUCCESS, bad, print};
@@ -61,7 +62,7 @@ pub(super) fn run(args: &CompileArgs, json: bool) -> Result<u8, CliError> {
     let begin = Instant::now();
     let version = compiler.nvrtc()?.version();
     writable(compiler.cache())?;
-    let present = list::present(compiler.cache())?;
+    let present = Present::of(compiler.cache(), vec![version])?;
     let wanted: Vec<Entry> =
         if args.all { catalog::entries() } else { catalog::cover().into_iter().map(Entry::Gemm).collect() };
     let asked = wanted.len();
@@ -69,15 +70,8 @@ pub(super) fn run(args: &CompileArgs, json: bool) -> Result<u8, CliError> {
     let all = catalog::entries();
     let wanted: std::collections::HashSet<_> = wanted.into_iter().collect();
     let missing = all.iter().enumerate().filter(|(_, entry)| wanted.contains(entry));
-    // What was imported is taken whatever version has compiled it.
-    let mut imported = compiler.cache().imported();
-    imported.retain(|key, _| present.contains(key));
-    let (imported, versions): (BTreeSet<_>, BTreeSet<_>) = imported.into_iter().unzip();
-    let versions: Vec<_> = versions.into_iter().collect();
-    let is_cached =
-        |entry: &Entry| list::is_cached(entry, &present, &[version]) || list::is_cached(entry, &imported, &versions);
     let missing: Vec<_> =
-        missing.filter(|(_, entry)| !is_cached(entry)).map(|(place, entry)| Job::at(place, entry)).collect();
+        missing.filter(|(_, entry)| !present.has(entry)).map(|(place, entry)| Job::at(place, entry)).collect();
     let cached = asked - missing.len();
     let kernels = workers::compile_shown(&missing, args.jobs.map(usize::from))?;
     let report = Report {

@@ -44,12 +44,12 @@ struct Row {
 
 pub(super) fn run(args: &ListArgs, json: bool) -> Result<u8, CliError> {
     let cache = Cache::from_environment();
-    let present = present(&cache)?;
     let nvrtc = Nvrtc::find(None).ok().map(|nvrtc| nvrtc.version());
     let versions = nvrtc.map_or_else(|| cache.nvrtc_versions(), |version| Ok(vec![version]))?;
+    let present = Present::of(&cache, versions)?;
     let entries = if args.cover { catalog::cover().into_iter().map(Entry::Gemm).collect() } else { catalog::entries() };
     let rows = entries.into_iter().map(|entry| {
-        let cached = !present.is_empty() && is_cached(&entry, &present, &versions);
+        let cached = present.has(&entry);
         let resources = match &entry {
             // Of the kernel, which launches of several configurations may share.
             Entry::Gemm(config) => Some(Resources { configuration: config.kernel_name(), ..Resources::from(config) }),
@@ -65,15 +65,37 @@ pub(super) fn run(args: &ListArgs, json: bool) -> Result<u8, CliError> {
     Ok(SUCCESS)
 }
 
-/// Keys of the sound entries of a cache.
-pub(super) fn present(cache: &Cache) -> Result<BTreeSet<Key>, CliError> {
-    Ok(cache.list()?.into_iter().filter(|listed| listed.metadata.is_ok()).map(|listed| listed.key).collect())
+/// What plans find in a cache without compiling.
+pub(super) struct Present {
+    /// Of sound entries.
+    keys: BTreeSet<Key>,
+    versions: Vec<(u32, u32)>,
+    /// The sound ones among those that were imported, which are taken whatever compiled them.
+    imported: BTreeSet<Key>,
+    imported_versions: BTreeSet<(u32, u32)>,
 }
 
-/// Whether one of these versions of NVRTC has left the kernel there.
-pub(super) fn is_cached(entry: &Entry, present: &BTreeSet<Key>, versions: &[(u32, u32)]) -> bool {
-    let source = entry.source();
-    versions.iter().any(|version| present.contains(&Key::new(&source, &BASE_OPTIONS, *version)))
+impl Present {
+    /// With an NVRTC of one of these versions.
+    pub(super) fn of(cache: &Cache, versions: Vec<(u32, u32)>) -> Result<Self, CliError> {
+        let sound = cache.list()?.into_iter().filter(|listed| listed.metadata.is_ok());
+        let keys: BTreeSet<Key> = sound.map(|listed| listed.key).collect();
+        let mut imported = cache.imported();
+        imported.retain(|key, _| keys.contains(key));
+        let imported_versions = imported.values().copied().collect();
+        Ok(Self { keys, versions, imported: imported.into_keys().collect(), imported_versions })
+    }
+
+    /// Whether the kernel is there.
+    pub(super) fn has(&self, entry: &Entry) -> bool {
+        if self.keys.is_empty() {
+            return false;
+        }
+        let source = entry.source();
+        let key = |version: &(u32, u32)| Key::new(&source, &BASE_OPTIONS, *version);
+        self.versions.iter().any(|version| self.keys.contains(&key(version)))
+            || self.imported_versions.iter().any(|version| self.imported.contains(&key(version)))
+    }
 }
 
 impl Report {

@@ -10,7 +10,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use crate::{Case, DataRegime, DifftestError, Only, Origin, ScaleRegime, ShapeRegime, data};
 
 /// What problems are made of.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Menu {
     /// Policies; those that are illegal for the scales at hand are not taken.
     pub policies: Vec<Policy>,
@@ -23,6 +23,9 @@ pub struct Menu {
     /// Whether M, N or K may be 0 (regime `shape-empty`): D is then empty, or what the epilogue makes of
     /// sums that are +0. Many kernels leave that to their caller.
     pub empty: bool,
+    /// Which problems have a kernel, where scales alone do not decide that: a policy is taken only for those that have
+    /// one with it. Sizes of 0 are asked about as 1.
+    pub computed: Option<fn(&Problem) -> bool>,
 }
 
 impl Menu {
@@ -32,7 +35,7 @@ impl Menu {
         let mut policies = Policy::COMMON.to_vec();
         policies.extend([Policy::Promote { every: 96 }, Policy::Promote { every: 256 }, Policy::Split { parts: 3 }]);
         let layouts = vec![Tensor, Row, Block1x128, Block128x128, Block1x32];
-        Self { policies, layouts, edge: 400, macs: 3 << 20, empty: true }
+        Self { policies, layouts, edge: 400, macs: 3 << 20, empty: true, computed: None }
     }
 
     /// The layouts of A and B that are legal with some policy.
@@ -41,8 +44,8 @@ impl Menu {
         pairs.filter(|(a, b)| self.policies.iter().any(|policy| policy.check(*a, *b).is_ok())).collect()
     }
 
-    /// What the kernels of `fp8gemm-hopper`, and most others, compute: `promote128` and `chain` with
-    /// tensor, row, 1x128 and 128x128 scales; M, N and K from 1.
+    /// What most kernels compute: `promote128` and `chain` with tensor, row, 1x128 and 128x128 scales; M, N and K
+    /// from 1.
     pub fn kernels() -> Self {
         use ScaleLayout::{Block1x128, Block128x128, Row, Tensor};
         Self {
@@ -53,10 +56,38 @@ impl Menu {
         }
     }
 
-    /// The same in sizes that keep a GPU busy, up to 2^30 multiply-adds, and with M, N or K of 0, which
+    /// What the kernels of `fp8gemm-hopper` compute: the same, and with the feature `hopper` the splits of K for which
+    /// there is a kernel; in sizes that keep a GPU busy, up to 2^30 multiply-adds, and with M, N or K of 0, which
     /// `gemm_on_gpu` takes.
     pub fn gpu() -> Self {
-        Self { edge: 2600, macs: 1 << 30, empty: true, ..Self::kernels() }
+        let menu = Self { edge: 2600, macs: 1 << 30, empty: true, ..Self::kernels() };
+        #[cfg(feature = "hopper")]
+        let menu = {
+            let splits = [2, 4, 8].map(|parts| Policy::Split { parts });
+            Self {
+                policies: [&menu.policies[..], &splits].concat(),
+                computed: Some(crate::subject::has_kernel),
+                ..menu
+            }
+        };
+        menu
+    }
+
+    /// The policies for a problem, of which its own is not looked at.
+    fn legal(&self, problem: &Problem) -> Vec<Policy> {
+        let with = |policy| Problem { policy, ..*problem };
+        let policies = self.policies.iter().copied();
+        let mut legal: Vec<Policy> =
+            policies.filter(|policy| policy.check(problem.a.scales, problem.b.scales).is_ok()).collect();
+        if let Some(computed) = self.computed {
+            let at_least_1 = |p: Problem| Problem { m: p.m.max(1), n: p.n.max(1), k: p.k.max(1), ..p };
+            let found: Vec<_> = legal.iter().copied().filter(|policy| computed(&at_least_1(with(*policy)))).collect();
+            // With none the one who is tested says why.
+            if !found.is_empty() {
+                legal = found;
+            }
+        }
+        legal
     }
 }
 
@@ -169,18 +200,19 @@ impl Draw {
 fn draws(only: Only, menu: Menu) -> impl Strategy<Value = Draw> {
     let regimes = (select(only.shapes(menu.empty)), select(only.data()), select(only.scales()), select(only.scales()));
     regimes.prop_flat_map(move |(shape, data, scale_a, scale_b)| {
-        (shapes(shape, &menu), families(&menu)).prop_map(move |((m, n, k), family)| Draw {
-            problem: Problem { m, n, k, ..family },
-            shape,
-            data,
-            scales: [scale_a, scale_b],
+        let policies = menu.clone();
+        let drawn = (shapes(shape, &menu), families(&menu), any::<prop::sample::Index>());
+        drawn.prop_map(move |((m, n, k), family, index)| {
+            let problem = Problem { m, n, k, ..family };
+            // The scales were taken because there is one.
+            let policy = *index.get(&policies.legal(&problem));
+            Draw { problem: Problem { policy, ..problem }, shape, data, scales: [scale_a, scale_b] }
         })
     })
 }
 
-/// Types, scales, policy and epilogue; sizes of 1.
+/// Types, scales and epilogue; sizes of 1, and the policy is another's to draw.
 fn families(menu: &Menu) -> impl Strategy<Value = Problem> + use<> {
-    let policies = menu.policies.clone();
     let pairs = menu.pairs();
     // A third without block scales: only there a chain is legal.
     let mut plain = pairs.clone();
@@ -196,16 +228,11 @@ fn families(menu: &Menu) -> impl Strategy<Value = Problem> + use<> {
     let alphas = prop_oneof![3 => Just(1.0f32), 2 => select(&[-0.75f32, 3.1e-5, 1e30, 0.5, 3.0, 0.0, -1.0][..])];
     // Beta 0 with a C: it must not be read.
     let betas = prop_oneof![3 => Just(1.0f32), 2 => select(&[1.5f32, -0.3, -1.0, 1e-30][..]), 1 => Just(0.0f32)];
-    (operands, outputs(), c, alphas, betas, any::<prop::sample::Index>()).prop_map(
-        move |((a, b), d, c, alpha, beta, index)| {
-            let legal: Vec<Policy> =
-                policies.iter().copied().filter(|policy| policy.check(a.scales, b.scales).is_ok()).collect();
-            // The pair was taken because there is one.
-            let policy = *index.get(&legal);
-            let beta = if c.is_some() { beta } else { 0.0 };
-            Problem { m: 1, n: 1, k: 1, a, b, c, d, policy, epilogue: Epilogue { alpha, beta } }
-        },
-    )
+    (operands, outputs(), c, alphas, betas).prop_map(|((a, b), d, c, alpha, beta)| {
+        let beta = if c.is_some() { beta } else { 0.0 };
+        let policy = Policy::default();
+        Problem { m: 1, n: 1, k: 1, a, b, c, d, policy, epilogue: Epilogue { alpha, beta } }
+    })
 }
 
 /// Where rows of A and B end well for TMA, a step or a block.
@@ -309,6 +336,24 @@ mod tests {
                 assert!(menu.policies.contains(&case.problem.policy), "{case}");
             }
         }
+    }
+
+    /// Breaks if a split of K is taken where no kernel has it, never, or only where all but one part is empty; or if a
+    /// problem is taken that no kernel computes.
+    #[test]
+    #[cfg(feature = "hopper")]
+    fn splits_are_where_kernels_have_them() {
+        let generator = Generator::new(1, Menu::gpu(), Only::default());
+        let (mut splits, mut full) = (BTreeSet::new(), BTreeSet::new());
+        for index in 0..400 {
+            let p = generator.case(index).unwrap().problem;
+            assert!(p.macs() == 0 || crate::subject::has_kernel(&p), "{p}");
+            if let Policy::Split { parts } = p.policy {
+                splits.insert(parts);
+                full.extend((p.k > 128 * parts as usize).then_some(parts));
+            }
+        }
+        assert_eq!((splits, full), (BTreeSet::from([2, 4, 8]), BTreeSet::from([2, 4, 8])));
     }
 
     /// Breaks if a size of 0 comes from a menu without it, is taken for another when asked for by name, or

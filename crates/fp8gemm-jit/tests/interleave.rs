@@ -7,12 +7,14 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::process::Command;
-
 use fp8gemm_jit::sass::{Disassembler, FfmaRuns, Interleave, Listing};
 use fp8gemm_jit::{
     BASE_OPTIONS, Cache, Compiler, Cubin, JitError, KERNEL, KernelConfig, Nvrtc, Schedule, Share, Store, Unit, choose,
 };
+
+#[path = "support/words.rs"]
+mod words;
+use words::{code_range, disassembled};
 
 /// `FFMA R113, R64, R203.reuse, R113`, stall 1, not yielding: from the 256x128 kernel by NVRTC 12.8.93.
 const FFMA: u128 = 0x080f_e200_0000_0071_0000_00cb_4071_7223;
@@ -26,25 +28,6 @@ fn tools() -> (Nvrtc, Disassembler) {
     let nvrtc = Nvrtc::find(None).unwrap_or_else(|error| panic!("{error}"));
     let tool = Disassembler::find(Some(nvrtc.path())).unwrap_or_else(|error| panic!("{error}"));
     (nvrtc, tool)
-}
-
-/// What nvdisasm makes of instructions without a file around them; `None` if it refuses one.
-fn disassembled(tool: &Disassembler, words: &[u128]) -> Option<Vec<String>> {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>()).unwrap();
-    let output = Command::new(tool.path()).args(["-b", "SM90a"]).arg(file.path()).output().unwrap();
-    if !output.status.success() {
-        return None;
-    }
-    let lines: Vec<String> = String::from_utf8(output.stdout)
-        .unwrap()
-        .lines()
-        .filter_map(|line| {
-            Some(line.trim().strip_prefix("/*")?.split_once("*/")?.1.split_once(';')?.0.trim().to_owned())
-        })
-        .collect();
-    assert_eq!(lines.len(), words.len(), "{lines:?}");
-    Some(lines)
 }
 
 /// Breaks if a field of an `FFMA` lies elsewhere than the pass reads or writes it: each bit is changed alone,
@@ -197,7 +180,7 @@ fn kernels_differ_in_flags_alone() {
         );
         others.sort();
         assert!(others.windows(2).all(|two| two[0] != two[1]), "{name}: a kernel has two patterns");
-        let start = code_start(&before);
+        let start = code_range(&before).start;
         for (pattern, after) in &patterns {
             let counts = FfmaRuns::of(after, KERNEL).unwrap();
             println!(
@@ -254,13 +237,6 @@ fn kernels_differ_in_flags_alone() {
         let staying = FfmaRuns::of(&patterns[1].1, KERNEL).unwrap();
         assert_eq!((staying.yielding, staying.reusing), (0, compiled.reusing), "{name}");
     }
-}
-
-/// Where the code of the one kernel starts in the file.
-fn code_start(cubin: &[u8]) -> usize {
-    let file = object::File::parse(cubin).unwrap();
-    let section = object::Object::section_by_name(&file, &format!(".text.{KERNEL}")).unwrap();
-    object::ObjectSection::file_range(&section).unwrap().0 as usize
 }
 
 /// Breaks if a changed kernel is not cached beside the compiled one, has the same name, is made again, or

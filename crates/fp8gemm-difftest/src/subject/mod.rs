@@ -8,6 +8,8 @@ mod twin;
 pub use external::External;
 #[cfg(feature = "hopper")]
 pub use hopper::HopperSubject;
+#[cfg(feature = "hopper")]
+pub(crate) use hopper::has_kernel;
 pub use twin::TwinPath;
 
 use std::sync::Arc;

@@ -30,7 +30,7 @@ fn is_in((mutant, form): Wrong, config: &KernelConfig) -> bool {
 /// products. Blocks in flight are for few rows. So are swapped operands, which take 1x128 and 128x128 scales and
 /// no C; there K can be split.
 fn cases(form: KernelForm) -> Generator {
-    let menu = Menu { empty: false, ..Menu::gpu() };
+    let menu = Menu { empty: false, policies: Menu::kernels().policies, ..Menu::gpu() };
     let few =
         ["shape-small", "shape-ones", "shape-cluster-edge", "shape-scale-edge", "shape-step-edge", "shape-long-k"];
     let few = Only::parse(few).unwrap();

@@ -1,6 +1,8 @@
 //! Shapes at the edges of the rules, batch invariance, and recordings of other libraries, through
 //! host matrices.
 
+use std::collections::BTreeSet;
+
 use fp8gemm_formats::ScaledMatrix;
 use fp8gemm_hopper::{Gpu, HopperError, HostStep, Plan, gemm_on_gpu};
 use fp8gemm_jit::{Compiler, JitError, choose};
@@ -9,6 +11,7 @@ use fp8gemm_sim::Matrix;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::data::{Case, assert_bits, matrix};
+use crate::random::idle_outputs;
 use crate::recorded::recorded;
 use crate::setup;
 
@@ -66,8 +69,14 @@ fn edges() {
 fn batch_invariance() {
     let (gpu, compiler) = setup();
     let mut rng = StdRng::seed_from_u64(5);
-    for scales in ["a=e4m3:1x128 b=e4m3:128x128", "a=e5m2:1x128 b=e4m3:1x128", "a=e4m3:row b=e5m2:tensor"] {
-        let problem: Problem = format!("2000x800x1000 {scales} d=f32").parse().unwrap();
+    for text in [
+        "2000x800x1000 a=e4m3:1x128 b=e4m3:128x128 d=f32",
+        "2000x800x1000 a=e5m2:1x128 b=e4m3:1x128 d=f32",
+        "2000x800x1000 a=e4m3:row b=e5m2:tensor d=f32",
+        // Whole blocks of K, as decoding has them: loads of several blocks at once.
+        "2000x800x1024 a=e4m3:1x128 b=e4m3:128x128 d=bf16",
+    ] {
+        let problem: Problem = text.parse().unwrap();
         let case = Case::random(problem, &mut rng);
         let full = run(&gpu, &compiler, &case);
         for count in [1, 3, 8, 9, 16, 17, 33, 100, 128, 256, 1999] {
@@ -83,6 +92,44 @@ fn batch_invariance() {
                 assert_bits(&matrix(product.d), &full.view().gather_rows(&rows), &what);
             }
         }
+    }
+}
+
+/// Breaks if the bits of a row depend on how many rows there are, from 1 to 256, each on the configuration that the
+/// cost model takes: what a server sees whose batch grows and shrinks.
+#[test]
+#[ignore = "needs Hopper"]
+fn every_number_of_rows() {
+    let (gpu, compiler) = setup();
+    let mut rng = StdRng::seed_from_u64(6);
+    for text in [
+        "300x1600x1024 a=e4m3:1x128 b=e4m3:128x128 d=bf16",
+        "300x800x2048 a=e4m3:1x128 b=e4m3:128x128 d=f16 alpha=0.75",
+    ] {
+        let problem: Problem = text.parse().unwrap();
+        let case = Case::seeded(problem, 7);
+        let full = run(&gpu, &compiler, &case);
+        let (nan, zero) = idle_outputs(&full);
+        assert!(2 * (nan + zero) < problem.m * problem.n, "{text}: {nan} NaN and {zero} zeros tell nothing");
+        let mut configurations = BTreeSet::new();
+        for count in 1..=256 {
+            let rows: Vec<usize> = (0..count).map(|_| rng.random_range(0..problem.m)).collect();
+            let few = case.rows(&rows);
+            // As a plan does where ptxas spoils one.
+            let plan = choose(&few.problem, gpu.sms()).unwrap().candidates.into_iter().find_map(|candidate| {
+                match Plan::with_config(&gpu, &compiler, &few.problem, candidate.config) {
+                    Err(HopperError::Jit(JitError::Rejected { .. })) => None,
+                    plan => Some(plan.unwrap()),
+                }
+            });
+            let plan = plan.expect("a candidate that compiles");
+            let product = plan.run(&few.a.view(), &few.b.view(), None).unwrap();
+            let what = format!("{count} rows of {problem} on {}", plan.config());
+            assert_bits(&matrix(product.d), &full.view().gather_rows(&rows), &what);
+            configurations.insert(plan.config().kernel_name());
+        }
+        println!("{text}: 1 to 256 rows equal on {} kernels", configurations.len());
+        assert!(configurations.len() >= 4, "{configurations:?}");
     }
 }
 

@@ -14,9 +14,12 @@ use crate::setup;
 
 const EMPTY: &str = "
 extern \"C\" __global__ void empty() {}
-struct Arguments { unsigned long long words[128]; };
+struct Arguments { unsigned long long words[144]; };
 extern \"C\" __global__ void large(const __grid_constant__ Arguments arguments) {}
 ";
+
+/// A parameter of as many bytes as the kernels' own.
+const WORDS: usize = 144;
 
 /// Something to time, and its name.
 type Timed<'a> = (&'static str, Box<dyn FnMut() + 'a>);
@@ -79,7 +82,7 @@ fn host_time_of_a_launch() {
             .result()
             .unwrap();
     };
-    let words = [0u64; 128];
+    let words = [0u64; WORDS];
 
     for text in ["64x64x128 a=e4m3:tensor b=e4m3:tensor d=f32", "64x64x128 a=e4m3:1x128 b=e4m3:1x128 d=f32"] {
         let problem: Problem = text.parse().unwrap();
@@ -128,7 +131,7 @@ fn host_time_of_a_launch() {
             &stream,
             &mut [
                 ("empty kernel, no parameter", Box::new(|| launch_raw(empty.cu_function(), &mut []))),
-                ("empty kernel, 1,024 bytes of parameter", Box::new(large_kernel)),
+                ("empty kernel, 1,152 bytes of parameter", Box::new(large_kernel)),
                 ("prepared, the same pointers", Box::new(|| launch(LaunchOptions::default()))),
                 ("the same, dependent launch", Box::new(|| launch(overlap))),
                 ("new pointers: checked, encoded, launched", Box::new(new)),

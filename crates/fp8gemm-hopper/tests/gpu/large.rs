@@ -7,14 +7,15 @@ use std::sync::Arc;
 use fp8gemm_formats::ScaledMatrix;
 use fp8gemm_hopper::cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr};
 use fp8gemm_hopper::{DeviceMatrix, HopperError, Operands, Plan};
-use fp8gemm_jit::{JitError, choose};
-use fp8gemm_problem::{OutputType, Problem};
+use fp8gemm_jit::{JitError, Schedule, choose};
+use fp8gemm_problem::{OperandSpec, OutputType, Problem, ScaleLayout};
 use fp8gemm_sim::{Matrix, MatrixView};
 use half::bf16;
-use ndarray::Array2;
+use ndarray::{Array2, Axis};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::data::{Case, assert_bits};
+use crate::random::idle_outputs;
 use crate::setup;
 
 const PERIOD: usize = 997;
@@ -145,4 +146,93 @@ fn operand_of_more_than_2_31_bytes() {
         tried += 1;
     }
     println!("{text}: {tried} configurations, {} rows each equal", rows.len());
+}
+
+/// Breaks if an index into B is computed in 32 bits by kernels with swapped operands, or one into its scales: 3.3e9
+/// bytes of B.
+#[test]
+#[ignore = "needs Hopper"]
+fn weights_of_more_than_2_31_bytes_for_one_row() {
+    let schedules = large_weights("1x200000x16384 a=e4m3:1x128 b=e4m3:128x128 d=f32", 13);
+    assert!(schedules.contains(&Schedule::Swapped), "{schedules:?}");
+}
+
+/// Breaks if the kernels that do not swap operands do: 2.3e9 bytes of B.
+#[test]
+#[ignore = "needs Hopper"]
+fn weights_of_more_than_2_31_bytes_for_many_rows() {
+    let schedules = large_weights("200x140000x16384 a=e4m3:1x128 b=e4m3:128x128 d=f32", 29);
+    assert!(!schedules.is_empty() && !schedules.contains(&Schedule::Swapped), "{schedules:?}");
+}
+
+/// Compares some columns of D with the twin, on every candidate; the schedules of those.
+fn large_weights(text: &str, seed: u64) -> Vec<Schedule> {
+    let (gpu, compiler) = setup();
+    let stream = gpu.context().new_stream().unwrap();
+    let mut rng = StdRng::seed_from_u64(seed);
+    let problem: Problem = text.parse().unwrap();
+    let (m, n, k) = (problem.m, problem.n, problem.k);
+    assert!(n * k > 1 << 31 && problem.d == OutputType::F32);
+    let block = Case::random(Problem { n: PERIOD, ..problem }, &mut rng);
+    let blocks = k / 128;
+    let scales_b = Array2::from_shape_fn((n.div_ceil(128), blocks), |_| rng.random_range(1e-4..1e-2f32));
+    let scales_a: Vec<f32> = block.a.scales().t().iter().copied().collect();
+    let a = stream.clone_htod(block.a.codes().as_slice().unwrap()).unwrap();
+    let b = repeated(&stream, block.b.codes().as_slice().unwrap(), n * k);
+    let (sa, sb) = (stream.clone_htod(&scales_a).unwrap(), stream.clone_htod(scales_b.as_slice().unwrap()).unwrap());
+    let columns = sample(n, k, &mut rng);
+    let twin = of_columns(&block, &columns, &scales_b).twin();
+    let (nan, zero) = idle_outputs(&twin);
+    assert!(2 * (nan + zero) < m * columns.len(), "{text}: {nan} NaN and {zero} zeros tell nothing");
+    let at = |pointer, stride| DeviceMatrix { pointer, stride };
+    let mut schedules = Vec::new();
+    for candidate in choose(&problem, gpu.sms()).unwrap().candidates {
+        let plan = match Plan::with_config(&gpu, &compiler, &problem, candidate.config) {
+            Err(HopperError::Jit(JitError::Rejected { .. })) => continue,
+            plan => plan.unwrap(),
+        };
+        let mut d = stream.clone_htod(&vec![f32::NAN; m * n]).unwrap();
+        let operands = Operands {
+            a: at(a.device_ptr(&stream).0, k),
+            b: at(b.device_ptr(&stream).0, k),
+            scale_a: at(sa.device_ptr(&stream).0, m),
+            scale_b: at(sb.device_ptr(&stream).0, blocks),
+            c: None,
+            d: at(d.device_ptr_mut(&stream).0, n),
+        };
+        let workspace = stream.alloc_zeros::<u8>(plan.workspace_bytes().max(1)).unwrap();
+        let prepared = plan.prepare_with_workspace(&operands, workspace.device_ptr(&stream).0).unwrap();
+        // SAFETY: all of it was allocated above with these shapes, on this stream.
+        unsafe { prepared.launch(&stream) }.unwrap();
+        let d = Array2::from_shape_vec((m, n), stream.clone_dtoh(&d).unwrap()).unwrap();
+        let found = Matrix::F32(d.select(Axis(1), &columns));
+        assert_bits(&found, &twin, &format!("{text} on {}", candidate.config));
+        schedules.push(candidate.config.schedule);
+    }
+    println!("{text}: {} configurations, {} columns each equal", schedules.len(), columns.len());
+    schedules
+}
+
+/// The problem of these columns of D, of which B's codes repeat and B's scales do not. Each has its scales along K
+/// for itself then, with the same bits.
+fn of_columns(block: &Case, columns: &[usize], scales_b: &Array2<f32>) -> Case {
+    let rows: Vec<usize> = columns.iter().map(|column| column % PERIOD).collect();
+    let codes = block.b.codes().select(Axis(0), &rows);
+    let scales = scales_b.select(Axis(0), &columns.iter().map(|column| column / 128).collect::<Vec<_>>());
+    let b = ScaledMatrix::new(block.b.ty(), ScaleLayout::Block1x128, codes, scales).unwrap();
+    let spec = OperandSpec { scales: ScaleLayout::Block1x128, ..block.problem.b };
+    let problem = Problem { n: columns.len(), b: spec, ..block.problem };
+    Case { problem, a: block.a.clone(), b, c: None, kinds: block.kinds.clone() }
+}
+
+/// Breaks if columns that are taken out of D are not those of the whole product: the sample would be compared with
+/// something else. Needs no GPU.
+#[test]
+fn columns_are_those_of_the_product() {
+    let problem: Problem = "3x700x300 a=e4m3:1x128 b=e4m3:128x128 d=f32".parse().unwrap();
+    let whole = Case::seeded(problem, 13);
+    let columns = [0, 5, 127, 128, 300, 511, 512, 699];
+    let of = of_columns(&whole, &columns, &whole.b.scales().to_owned()).twin();
+    let all = Array2::from_shape_vec((3, 700), whole.twin().to_f32().into_iter().collect()).unwrap();
+    assert_bits(&of, &Matrix::F32(all.select(Axis(1), &columns)), &problem);
 }

@@ -15,8 +15,9 @@ pub(crate) fn family(number: usize, rng: &mut StdRng) -> Problem {
     const E5M2: OperandType = OperandType::E5m2;
     let mix = [(E4M3, E4M3), (E4M3, E5M2), (E5M2, E4M3), (E5M2, E5M2)][number % 4];
     let way = number / 4 % 4;
-    let d = OutputType::ALL[number / 16 % 3];
-    let c = (number + way + number / 16) % 4;
+    // Any three families in a row have all of them: a run may be of some families alone.
+    let d = OutputType::ALL[number % 3];
+    let c = (number / 3 + way) % 4;
     let c = OutputType::ALL.get(c).copied();
     let pairs: &[(ScaleLayout, ScaleLayout)] = match way {
         // The kernel's 1D2D: the first is the usual one, in the others scales are spread.

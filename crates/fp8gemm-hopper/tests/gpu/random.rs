@@ -149,7 +149,7 @@ fn every_configuration() {
 }
 
 /// NaN and zeros among the outputs, which tell little.
-fn idle_outputs(x: &Matrix) -> (usize, usize) {
+pub(crate) fn idle_outputs(x: &Matrix) -> (usize, usize) {
     let values = x.to_f32();
     (values.iter().filter(|x| x.is_nan()).count(), values.iter().filter(|x| **x == 0.0).count())
 }

@@ -19,6 +19,8 @@ pub struct Expected {
     pub utmaldg: (u32, u32),
     /// `UTMASTG`, at least and at most.
     pub utmastg: (u32, u32),
+    /// `FFMA` whose three sources lie in one register bank, at most.
+    pub ffma_conflicts: u32,
 }
 
 /// What the kernel's source (`gemm.cu`) should have become. This is the one place to adapt when the
@@ -37,10 +39,16 @@ pub struct Expected {
 /// - Swapped operands (`decode.cu`): four `wgmma` for each 64-row tile of a stage. Weights and tokens are
 ///   loaded by stages, or block by block in a loop, each in the first round and later: two calls of one
 ///   function that the compiler may write out twice, and turn the loops by one.
+/// - Promotion: no register-bank conflict. With swapped operands and fewer than 64 columns one in every second `FFMA`:
+///   results and scales of four blocks come in four registers each, so that each pair is of one bank, and the
+///   accumulator stays where it is, since blocks beyond the end of K leave it alone. Each `FFMA` waits for the one
+///   before it there, longer than a conflict takes.
 pub fn expected(config: &KernelConfig) -> Expected {
     if config.schedule == Schedule::Swapped {
         let qgmma = 4 * config.in_flight;
-        return Expected { main_loops: 1, loop_qgmma: qgmma, qgmma, utmaldg: (4, 16), utmastg: (0, 0) };
+        let promoted = config.stage_blocks() * (config.block_m * config.block_n).div_ceil(128);
+        let ffma_conflicts = if config.block_n < 64 { promoted / 2 } else { 0 };
+        return Expected { main_loops: 1, loop_qgmma: qgmma, qgmma, utmaldg: (4, 16), utmastg: (0, 0), ffma_conflicts };
     }
     let several = config.in_flight > 1;
     let loop_qgmma = if several { 4 } else { config.stages * config.waves() * 4 };
@@ -57,6 +65,7 @@ pub fn expected(config: &KernelConfig) -> Expected {
         qgmma: if several { 4 * (config.in_flight + 1) } else { loop_qgmma },
         utmaldg: (loads + brings_c, loads + turned + brings_c * config.waves()),
         utmastg: (tma * versions, tma * versions * config.waves()),
+        ffma_conflicts: 0,
     }
 }
 
@@ -96,6 +105,7 @@ impl Summary {
         };
         between("UTMALDG", self.utmaldg, expected.utmaldg);
         between("UTMASTG", self.utmastg, expected.utmastg);
+        between("FFMA with three sources in one register bank", self.ffma_conflicts, (0, expected.ffma_conflicts));
         for (what, found, expected) in self.order.held_against(config) {
             between(what, found, expected);
         }
@@ -105,7 +115,6 @@ impl Summary {
         check("LDL or STL", self.local, 0);
         for one in &self.main_loops {
             check("QGMMA in a main loop", one.qgmma, expected.loop_qgmma);
-            check("FFMA with three sources in one register bank", one.ffma_conflicts, 0);
             check("MEMBAR.ALL in a main loop", one.membar_all, 0);
             check("STS before BAR.SYNC in a main loop", one.early_stores, 0);
         }

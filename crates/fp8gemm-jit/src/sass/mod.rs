@@ -50,6 +50,10 @@ pub struct Summary {
     pub utmastg: u32,
     /// Loads from and stores to local memory.
     pub local: u32,
+    /// Fused multiply-adds: those of the promotion, wherever the compiler has put it, and of the epilogue.
+    pub ffma: u32,
+    /// Of those, how many read three registers of one bank.
+    pub ffma_conflicts: u32,
     /// Instructions that order memory accesses and kernels.
     pub order: Order,
     /// Innermost loops with tensor-core instructions.
@@ -64,7 +68,7 @@ pub struct MainLoop {
     pub instructions: u32,
     /// FP8 tensor-core instructions.
     pub qgmma: u32,
-    /// Fused multiply-adds: those of the promotion.
+    /// Fused multiply-adds: those of the promotion, if the compiler has put it here.
     pub ffma: u32,
     /// Of those, how many read three registers of one bank.
     pub ffma_conflicts: u32,
@@ -89,12 +93,15 @@ impl Listing {
         let code = self.instructions();
         let count = |opcode: &str| code.iter().filter(|one| one.is(opcode)).count() as u32;
         let main_loops = loops::innermost(code, |one| one.is("QGMMA"));
+        let all: Vec<_> = (0..code.len()).collect();
         Summary {
             instructions: code.len() as u32,
             qgmma: count("QGMMA"),
             utmaldg: count("UTMALDG"),
             utmastg: count("UTMASTG"),
             local: count("LDL") + count("STL"),
+            ffma: count("FFMA"),
+            ffma_conflicts: ffma_conflicts(code, &all),
             order: Order::count(code),
             main_loops: main_loops.iter().map(|body| main_loop(code, body)).collect(),
         }
@@ -103,15 +110,19 @@ impl Listing {
 
 fn main_loop(code: &[Instruction], body: &[usize]) -> MainLoop {
     let count = |test: &dyn Fn(usize) -> bool| body.iter().filter(|index| test(**index)).count() as u32;
-    let previous = |index: usize| index.checked_sub(1).map(|before| &code[before]);
     MainLoop {
         instructions: body.len() as u32,
         qgmma: count(&|index| code[index].is("QGMMA")),
         ffma: count(&|index| code[index].is("FFMA")),
-        ffma_conflicts: count(&|index| code[index].is("FFMA") && code[index].conflicts(previous(index))),
+        ffma_conflicts: ffma_conflicts(code, body),
         membar_all: count(&|index| code[index].opcode.starts_with("MEMBAR.ALL")),
         early_stores: early_stores(body.iter().map(|index| &code[*index])),
     }
+}
+
+fn ffma_conflicts(code: &[Instruction], which: &[usize]) -> u32 {
+    let previous = |index: usize| index.checked_sub(1).map(|before| &code[before]);
+    which.iter().filter(|index| code[**index].is("FFMA") && code[**index].conflicts(previous(**index))).count() as u32
 }
 
 /// By address: whether a wait is passed over in the first rounds does not matter.

@@ -104,14 +104,15 @@ impl Report {
             ("UTMALDG (TMA loads)", summary.utmaldg),
             ("UTMASTG (TMA stores)", summary.utmastg),
             ("LDL, STL (local memory)", summary.local),
+            ("FFMA (promotion and epilogue)", summary.ffma),
+            ("FFMA with a register-bank conflict", summary.ffma_conflicts),
             ("main loops", summary.main_loops.len() as u32),
         ];
         for one in &summary.main_loops {
             rows.extend([
                 ("  instructions", one.instructions),
                 ("  QGMMA", one.qgmma),
-                ("  FFMA (promotion)", one.ffma),
-                ("  FFMA with a register-bank conflict", one.ffma_conflicts),
+                ("  FFMA", one.ffma),
                 ("  MEMBAR.ALL", one.membar_all),
             ]);
         }

@@ -29,6 +29,11 @@ pub(super) fn is_empty(problem: &Problem) -> bool {
     problem.m == 0 || problem.n == 0 || problem.k == 0
 }
 
+/// Whether a problem has a kernel. The number of SMs decides which, not whether.
+pub(crate) fn has_kernel(problem: &Problem) -> bool {
+    choose(problem, 132).is_ok()
+}
+
 impl Kernels {
     /// The configurations that compute a problem.
     pub(super) fn candidates(&self, problem: &Problem) -> Result<Vec<KernelConfig>, NoKernel> {

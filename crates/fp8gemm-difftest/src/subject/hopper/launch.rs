@@ -1,4 +1,4 @@
-//! Launches: plainly, as a dependent launch, by a replayed graph, and beside others.
+//! Launches: plainly, as a dependent launch, by a replayed graph, behind another and beside others.
 
 use std::sync::Arc;
 
@@ -18,13 +18,15 @@ pub(super) enum Manner {
     Dependent,
     /// Captured in a graph, which is replayed.
     Graph,
+    /// Behind the same with a D of its own, which may still run while the weights are loaded, if not more.
+    EarlyWeights,
     /// While other threads launch the same on streams and outputs of their own.
     Crowd,
 }
 
 impl Manner {
-    /// In turn: the two runs of a case are one pair or the other.
-    pub(super) const ALL: [Self; 4] = [Self::Plain, Self::Dependent, Self::Graph, Self::Crowd];
+    /// In turn, so that the two runs of a case differ in it.
+    pub(super) const ALL: [Self; 5] = [Self::Plain, Self::Dependent, Self::Graph, Self::EarlyWeights, Self::Crowd];
 }
 
 /// Threads beside the one whose result is looked at.
@@ -33,11 +35,21 @@ pub(super) const CROWD: usize = 3;
 /// The only place that launches. Whoever calls it holds the memory that `prepared` was made for, with the
 /// strides of its buffers, until the stream has been waited for.
 pub(super) fn launch(prepared: &Prepared, stream: &CudaStream, overlap: bool) -> Result<(), Trouble> {
-    let options = LaunchOptions::default().overlapping_previous(overlap);
+    launch_with(prepared, stream, LaunchOptions::default().overlapping_previous(overlap))
+}
+
+fn launch_with(prepared: &Prepared, stream: &CudaStream, options: LaunchOptions) -> Result<(), Trouble> {
     #[expect(unsafe_code, reason = "a launch on raw pointers, so that matrices may lie between guards")]
     // SAFETY: all matrices lie inside allocations that live until `HopperSubject::launch` returns, which waits
-    // for every stream before that; outputs of concurrent launches lie in allocations of their own.
+    // for every stream before that; outputs of concurrent launches lie in allocations of their own; no kernel
+    // writes B.
     unsafe { prepared.launch_with(stream, options) }.map_err(Trouble::of)
+}
+
+/// Right behind another launch on the stream, as soon as that allows it, its weights perhaps before.
+pub(super) fn behind(prepared: &Prepared, stream: &CudaStream, other: &Other) -> Result<(), Trouble> {
+    launch(&other.prepared, stream, false)?;
+    launch_with(prepared, stream, LaunchOptions::default().overlapping_previous(true).constant_weights(true))
 }
 
 /// One launch, captured and replayed once.

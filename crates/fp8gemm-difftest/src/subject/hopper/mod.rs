@@ -13,8 +13,9 @@ use fp8gemm_jit::{Cache, Compiler, JitError, KernelConfig, tma_can_store};
 use fp8gemm_problem::{Problem, Side};
 use fp8gemm_sim::{Matrix, MatrixView};
 
+pub(crate) use self::kernels::has_kernel;
 use self::kernels::{Kernels, NoKernel, is_empty};
-use self::launch::{CROWD, Manner, Other, crowd, launch, replay};
+use self::launch::{CROWD, Manner, Other, behind, crowd, launch, replay};
 use self::memory::{OnDevice, Scales};
 use super::Subject;
 use crate::memory::bytes;
@@ -160,15 +161,20 @@ impl HopperSubject {
             Manner::Plain => launch(&prepared, &stream, false)?,
             Manner::Dependent => launch(&prepared, &stream, true)?,
             Manner::Graph => replay(&prepared, &stream)?,
-            Manner::Crowd => {
-                let others = (0..CROWD).map(|_| Other::new(plan, &stream, &operands, &buffers.d));
+            Manner::EarlyWeights | Manner::Crowd => {
+                let others = if manner == Manner::Crowd { CROWD } else { 1 };
+                let others = (0..others).map(|_| Other::new(plan, &stream, &operands, &buffers.d));
                 let others = others.collect::<Result<Vec<_>, Trouble>>()?;
-                crowd(&prepared, &stream, &others)?;
+                if manner == Manner::Crowd {
+                    crowd(&prepared, &stream, &others)?;
+                } else {
+                    behind(&prepared, &stream, &others[0])?;
+                }
                 d.fetch(&stream, &mut buffers.d)?;
                 let expected = &buffers.d.bytes()[d.shift..];
                 for other in &others {
                     if stream.clone_dtoh(&other.d.device)? != expected {
-                        return Err(Trouble("launches from several threads at once differ".to_owned()));
+                        return Err(Trouble(format!("launches of the same differ ({manner:?})")));
                     }
                 }
             }

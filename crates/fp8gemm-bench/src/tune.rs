@@ -238,7 +238,7 @@ fn winner(times: &[Time], first: &Variant) -> Time {
 fn kept(order: impl Iterator<Item = Time>) -> Vec<Time> {
     let mut kept: Vec<Time> = Vec::new();
     for time in order {
-        let alone = |time: &Time| time.config.workspace_bytes(1) == 0;
+        let alone = |time: &Time| !time.config.needs_workspace();
         if kept.len() < KEPT || (alone(&time) && !kept.iter().any(alone)) {
             kept.push(time);
         }

@@ -300,6 +300,14 @@ fn workers_of_a_killed_command_end_silently() {
     // The answer goes nowhere.
     drop(worker.stdout.take());
     writeln!(stdin, "transpose_codes").unwrap();
+    let begin = Instant::now();
+    while worker.try_wait().unwrap().is_none() {
+        if begin.elapsed() > Duration::from_secs(60) {
+            worker.kill().unwrap();
+            panic!("it does not end");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let Output { status, stderr, .. } = worker.wait_with_output().unwrap();
     assert_eq!((status.code(), String::from_utf8(stderr).unwrap().as_str()), (Some(0), ""));
     drop(stdin);

@@ -213,7 +213,7 @@ fn a_server_with_the_bundle_compiles_nothing() {
     let machine = Machine::new(&h200(), Some(version));
     table(machine.clone(), &problems[1..2]).store(&table_path(root.path()), true).unwrap();
     // With a promotion that has runs of FFMA.
-    let wide = |config: &KernelConfig| config.block_m >= 128 && config.block_n >= 128 && config.workspace_bytes(1) == 0;
+    let wide = |config: &KernelConfig| config.block_m >= 128 && config.block_n >= 128 && !config.needs_workspace();
     let interleaved = all_candidates(&problems[2], 132).unwrap().into_iter().rfind(wide).unwrap();
     let tables = table_with_pattern(machine, &problems[2], interleaved, "one-in-four");
     tables.store(&table_path(root.path()), true).unwrap();
@@ -339,8 +339,8 @@ fn a_cache_is_checked_and_bundled_without_nvrtc() {
     assert_eq!(bytes[1], fs::read(server.path().join("bundle.tar")).unwrap(), "half a bundle");
 }
 
-/// Breaks if `cache` lists, exports or imports another tuning table than plans and `tune` use, or touches one where
-/// tables are switched off.
+/// Breaks if `cache` lists, exports or imports another tuning table than plans and `tune` use, or lists or exports one
+/// where tables are switched off.
 #[test]
 fn bundles_carry_the_table_that_is_used() {
     let root = folder();
@@ -414,8 +414,8 @@ fn an_interrupted_tune_goes_on() {
         .unwrap();
     let begin = Instant::now();
     let rows = || Tuning::read(&table_path(root.path())).unwrap().map_or(0, |tables| tables.len());
-    while rows() == 0 {
-        assert!(begin.elapsed() < Duration::from_secs(300), "nothing is tuned");
+    // The assertion comes after the signal: nothing is left running on the GPU.
+    while rows() == 0 && begin.elapsed() < Duration::from_secs(300) {
         std::thread::sleep(Duration::from_millis(5));
     }
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());

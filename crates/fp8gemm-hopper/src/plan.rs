@@ -65,7 +65,7 @@ impl PlanOptions {
     /// The candidate as it is, changed, or not at all.
     fn admit(self, config: KernelConfig) -> Option<KernelConfig> {
         let config = if self.direct_store { KernelConfig { store: Store::Direct, ..config } } else { config };
-        let enough = self.workspace || config.schedule != Schedule::StreamK;
+        let enough = self.workspace || !config.needs_workspace();
         Some(config).filter(|config| enough && config.check().is_ok())
     }
 }

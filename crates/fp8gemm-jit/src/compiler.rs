@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use fp8gemm_problem::Problem;
 
 use crate::sass::Interleave;
-use crate::tuning::{self, Device, Machine, Named, Selection, Source, TUNING_VARIABLE, Tuning, Untuned};
+use crate::tuning::{Device, Machine, Named, Selection, Source, TUNING_VARIABLE, Tuning, Untuned};
 use crate::{Cache, Compiled, Cubin, JitError, Key, Metadata, Nvrtc, Report};
 
 /// Between listings of the cache where there is no NVRTC. An import is seen at once.
@@ -167,11 +167,11 @@ impl Compiler {
         Self { tuning: OnceLock::from(tuning.map_or(Tuned::Off, Tuned::Tables)), ..self }
     }
 
-    /// The tuning tables in use: those given, else those of the file that [`FP8GEMM_TUNING`](TUNING_VARIABLE)
-    /// names, else those beside the cache, read at the first call; `None` if they are switched off.
+    /// The tuning tables in use: those given, else those of the [cache](Cache::tuning_path), read at the first call;
+    /// `None` if the environment switches them off for it.
     pub fn tuning(&self) -> Option<&Tuning> {
         let tuned = self.tuning.get_or_init(|| {
-            match tuning::named() {
+            match self.cache.table() {
                 Named::Off => return Tuned::Off,
                 Named::File(path) if !path.exists() => {
                     tracing::warn!(path = %path.display(), "the tuning table that {TUNING_VARIABLE} names is not there");
@@ -205,7 +205,7 @@ impl Compiler {
         }
         let nvrtc = self.nvrtc().ok().map(Nvrtc::version);
         let mut selection = tuning.choose(&Machine::new(device, nvrtc), problem)?;
-        for version in nvrtc.iter().flat_map(|_| self.imported.get_or_init(|| self.imported_versions())) {
+        for version in nvrtc.iter().flat_map(|_| self.imported.get_or_init(|| self.imported_versions()).iter().rev()) {
             let other = tuning.choose(&Machine::new(device, Some(*version)), problem)?;
             if rank(&other.source) > rank(&selection.source) {
                 selection = other;

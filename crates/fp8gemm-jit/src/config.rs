@@ -260,6 +260,11 @@ impl KernelConfig {
         u32::try_from(stages + results + scales + sums + 1024).unwrap_or(u32::MAX)
     }
 
+    /// Whether a launch needs [a workspace](Self::workspace_bytes): stream-K does.
+    pub const fn needs_workspace(&self) -> bool {
+        matches!(self.schedule, Schedule::StreamK)
+    }
+
     /// Bytes of device memory that a launch of `ctas` CTAs works with besides its operands: 0 but for
     /// [`Schedule::StreamK`]. Flags first, then a tile of accumulators for each CTA.
     pub fn workspace_bytes(&self, ctas: u32) -> usize {

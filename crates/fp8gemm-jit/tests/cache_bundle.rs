@@ -232,6 +232,7 @@ fn a_failed_import_leaves_nothing() {
         assert!(matches!(two.import(&bundle), Err(JitError::File { .. })), "{}", in_the_way.display());
         let sound = two.list().unwrap().into_iter().filter(|listed| listed.metadata.is_ok());
         assert_eq!(sound.map(|listed| listed.key).collect::<Vec<_>>(), [keys[0]]);
+        assert!(two.imported().is_empty());
         fs::remove_dir_all(two.folder().unwrap()).unwrap();
     }
     assert_eq!(Cache::at(root.path().join("two")).import(&bundle).unwrap().added, 3);

@@ -54,6 +54,8 @@ struct Report {
     action: &'static str,
     /// Absent where the user has no home and names no folder.
     folder: Option<String>,
+    /// The file of the tuning table, which FP8GEMM_TUNING may have elsewhere.
+    table: Option<String>,
     #[serde(flatten)]
     result: Outcome,
 }
@@ -102,7 +104,8 @@ pub(crate) fn run(args: &CacheArgs, json: bool) -> Result<u8, CliError> {
         }
     };
     let folder = cache.folder().map(|folder| folder.display().to_string());
-    let report = Report { command: "cache", action, folder, result };
+    let table = cache.tuning_path().map(|table| table.display().to_string());
+    let report = Report { command: "cache", action, folder, table, result };
     print(json, &report, || report.text())?;
     Ok(SUCCESS)
 }
@@ -156,6 +159,12 @@ impl Entry {
 }
 
 impl Report {
+    /// Where the tuning table is, if not in the folder.
+    fn elsewhere(&self) -> String {
+        let inside = |table: &&String| self.folder.as_ref().is_some_and(|folder| table.starts_with(folder));
+        self.table.as_ref().filter(|table| !inside(table)).map_or_else(String::new, |table| format!(" ({table})"))
+    }
+
     fn text(&self) -> String {
         let folder =
             self.folder.as_deref().unwrap_or("no folder: the user has no home, and FP8GEMM_CACHE_DIR is not set");
@@ -168,7 +177,7 @@ impl Report {
                 };
                 let tuned = match tuned {
                     0 => String::new(),
-                    some => format!(", a table of {}", count(*some as u64, "tuned problem")),
+                    some => format!(", a table of {}{}", count(*some as u64, "tuned problem"), self.elsewhere()),
                 };
                 let total = count(entries.len() as u64, "kernel");
                 let size = grouped(bytes.div_ceil(1024));
@@ -183,7 +192,7 @@ impl Report {
                 let added = count(*added as u64, "kernel");
                 let tuned = match tuned {
                     0 => String::new(),
-                    some => format!("and a table of {}, ", count(*some as u64, "tuned problem")),
+                    some => format!("and a table of {}{}, ", count(*some as u64, "tuned problem"), self.elsewhere()),
                 };
                 format!("added {added} {tuned}from {file}, {} there already, in {folder}\n", grouped(*present as u64))
             }

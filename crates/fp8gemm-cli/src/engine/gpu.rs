@@ -138,7 +138,6 @@ impl Hopper {
             device: info.ordinal,
             name: info.name.clone(),
             configuration: plan.config().to_string(),
-            // A chosen configuration that was passed over had to be compiled to be judged.
             kernel: if compiled { Origin::Compiled } else { Origin::Cached },
             prepare_seconds: Number(prepare.as_secs_f64()),
             prepare,

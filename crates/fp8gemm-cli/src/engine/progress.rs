@@ -1,6 +1,6 @@
 //! How far long work is: a bar on a terminal, a line each minute in a log.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -23,8 +23,8 @@ const PATIENCE: Duration = Duration::from_millis(800);
 const TICK: Duration = Duration::from_millis(500);
 
 impl Progress {
-    pub(crate) fn new(what: &str, macs: u128) -> Self {
-        let bar = ProgressBar::with_draw_target(Some(macs as u64), ProgressDrawTarget::hidden());
+    pub(crate) fn new(what: &str, steps: u128) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(steps as u64), ProgressDrawTarget::hidden());
         let template = "{msg} [{bar:30}] {percent:>3} %  {elapsed} elapsed, {eta} left";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
@@ -38,9 +38,9 @@ impl Progress {
         self.bar.set_message(what);
     }
 
-    /// Counts finished multiply-adds; from any thread.
-    pub(crate) fn advance(&self, macs: u64) {
-        self.bar.inc(macs);
+    /// Counts finished steps (multiply-adds, kernels, cases); from any thread.
+    pub(crate) fn advance(&self, steps: u64) {
+        self.bar.inc(steps);
         self.show();
     }
 
@@ -61,7 +61,8 @@ impl Progress {
                 self.bar.enable_steady_tick(TICK);
             });
         } else if let Some(line) = self.log_line(elapsed) {
-            eprintln!("{line}");
+            // Nobody may be reading it any more.
+            let _ = writeln!(io::stderr(), "{line}");
         }
     }
 

@@ -40,7 +40,7 @@ pub fn without_gpu(folder: &Path, arguments: &[&str]) -> Run {
 /// The same with variables of the environment.
 pub fn with_variables(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Run {
     let mut command = Command::new(binary());
-    command.current_dir(folder).args(arguments).env_remove("RAYON_NUM_THREADS");
+    command.current_dir(folder).args(arguments).env_remove("RAYON_NUM_THREADS").env_remove("FP8GEMM_TUNING");
     command.envs(variables.iter().copied());
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();

@@ -176,7 +176,12 @@ fn large_weights(text: &str, seed: u64) -> Vec<Schedule> {
     let block = Case::random(Problem { n: PERIOD, ..problem }, &mut rng);
     let blocks = k / 128;
     let scales_b = Array2::from_shape_fn((n.div_ceil(128), blocks), |_| rng.random_range(1e-4..1e-2f32));
-    let scales_a: Vec<f32> = block.a.scales().t().iter().copied().collect();
+    // By blocks of K, in rows whose length TMA takes.
+    let stride_scale_a = m.next_multiple_of(4);
+    let mut scales_a = vec![0.0; blocks * stride_scale_a];
+    for ((row, block), scale) in block.a.scales().indexed_iter() {
+        scales_a[block * stride_scale_a + row] = *scale;
+    }
     let a = stream.clone_htod(block.a.codes().as_slice().unwrap()).unwrap();
     let b = repeated(&stream, block.b.codes().as_slice().unwrap(), n * k);
     let (sa, sb) = (stream.clone_htod(&scales_a).unwrap(), stream.clone_htod(scales_b.as_slice().unwrap()).unwrap());
@@ -195,7 +200,7 @@ fn large_weights(text: &str, seed: u64) -> Vec<Schedule> {
         let operands = Operands {
             a: at(a.device_ptr(&stream).0, k),
             b: at(b.device_ptr(&stream).0, k),
-            scale_a: at(sa.device_ptr(&stream).0, m),
+            scale_a: at(sa.device_ptr(&stream).0, stride_scale_a),
             scale_b: at(sb.device_ptr(&stream).0, blocks),
             c: None,
             d: at(d.device_ptr_mut(&stream).0, n),

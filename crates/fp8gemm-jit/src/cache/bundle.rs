@@ -69,7 +69,7 @@ pub(super) fn read(from: &Path, folder: &Folder, table: &Path) -> Result<Importe
     })
 }
 
-/// Adds what was checked, the table last; what is new in the folder is noted at once in `added`.
+/// Adds what was checked, and at last says that it was imported; what is new in the folder is noted at once in `added`.
 fn add(
     from: &Path,
     file: &mut File,
@@ -97,13 +97,13 @@ fn add(
         Ok(())
     })?;
     let imported = Imported { added: added.len(), present: imports.len() - added.len(), tuned: tuning.len() };
+    if !tuning.is_empty() {
+        tuning.store(table, false)?;
+    }
     if !imports.is_empty() {
         let path = folder.path().join(imported::FILE);
         let failed = |source| JitError::File { action: "write", path, source };
         imported::add(folder.path(), imports).map_err(failed)?;
-    }
-    if !tuning.is_empty() {
-        tuning.store(table, false)?;
     }
     Ok(imported)
 }

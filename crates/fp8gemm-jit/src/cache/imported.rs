@@ -16,21 +16,29 @@ pub(super) const FILE: &str = "imported";
 /// Imported entries and the versions that compiled them.
 pub(super) type Imports = BTreeMap<Key, (u32, u32)>;
 
-/// What was imported into a folder. A line that is none is passed over: its kernel is compiled here.
+/// What was imported into a folder; nothing where that cannot be read. A line that is none is passed over: its kernel is
+/// compiled here.
 pub(super) fn read(folder: &Path) -> Imports {
-    let text = std::fs::read_to_string(folder.join(FILE)).unwrap_or_default();
-    text.lines().filter_map(parse).collect()
+    try_read(folder).unwrap_or_default()
 }
 
-/// Adds to what was imported, which another process may be doing too.
+fn try_read(folder: &Path) -> io::Result<Imports> {
+    match std::fs::read(folder.join(FILE)) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).lines().filter_map(parse).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Imports::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Adds to what was imported, which another process may be doing too. Writes nothing where nothing is new.
 pub(super) fn add(folder: &Path, imports: Imports) -> io::Result<()> {
-    let _lock = lock_file(folder, FILE)?;
-    let mut all = read(folder);
-    let known = all.len();
-    all.extend(imports);
-    if all.len() == known {
+    let has = |all: &Imports| imports.iter().all(|(key, version)| all.get(key) == Some(version));
+    if has(&try_read(folder)?) {
         return Ok(());
     }
+    let _lock = lock_file(folder, FILE)?;
+    let mut all = try_read(folder)?;
+    all.extend(imports);
     let text: String = all.iter().map(|(key, (major, minor))| format!("{major}.{minor} {key}\n")).collect();
     write_whole(folder, &folder.join(FILE), text.as_bytes())
 }
@@ -56,7 +64,10 @@ mod tests {
         let all = [import(1, (13, 0)), import(2, (12, 8)), import(3, (13, 5))].into();
         assert_eq!(read(folder.path()), all);
         let text = std::fs::read_to_string(folder.path().join(FILE)).unwrap();
-        std::fs::write(folder.path().join(FILE), format!("13.0\n13 x\n\n{text}13.0 ../../etc\n")).unwrap();
+        let spoilt = [b"\xff\xfe\n", format!("13.0\n13 x\n\n{text}13.0 ../../etc\n").as_bytes()].concat();
+        std::fs::write(folder.path().join(FILE), spoilt).unwrap();
         assert_eq!(read(folder.path()), all);
+        add(folder.path(), [import(4, (13, 0))].into()).unwrap();
+        assert_eq!(read(folder.path()).len(), 4);
     }
 }

@@ -67,6 +67,8 @@ pub fn cache_root() -> Option<PathBuf> {
 #[derive(Debug)]
 pub struct Cache {
     folder: Option<Folder>,
+    /// What the environment says of the tuning table, where that was asked.
+    table: Named,
     memory: Mutex<HashMap<Key, Arc<Slot>>>,
     swept: Once,
     warned: AtomicBool,
@@ -112,19 +114,28 @@ pub struct Imported {
 }
 
 impl Cache {
-    /// The cache in the folder `cubin` of [`cache_root`]; in memory only if there is no such folder.
+    /// The cache in the folder `cubin` of [`cache_root`]; in memory only if there is no such folder. Its tuning table is
+    /// what [`FP8GEMM_TUNING`](tuning::TUNING_VARIABLE) says.
     pub fn from_environment() -> Self {
-        cache_root().map_or_else(Self::in_memory, |root| Self::at(root.join("cubin")))
+        let cache = cache_root().map_or_else(Self::in_memory, |root| Self::at(root.join("cubin")));
+        Self { table: tuning::named(), ..cache }
     }
 
-    /// A cache in this folder, which is made when the first kernel is stored.
+    /// A cache in this folder, which is made when the first kernel is stored; its tuning table is there too, whatever
+    /// the environment says.
     pub fn at(folder: impl Into<PathBuf>) -> Self {
         Self { folder: Some(Folder::new(folder.into())), ..Self::in_memory() }
     }
 
     /// A cache that ends with the process.
     pub fn in_memory() -> Self {
-        Self { folder: None, memory: Mutex::default(), swept: Once::new(), warned: AtomicBool::new(false) }
+        Self {
+            folder: None,
+            table: Named::Nothing,
+            memory: Mutex::default(),
+            swept: Once::new(),
+            warned: AtomicBool::new(false),
+        }
     }
 
     /// The folder of the entries.
@@ -132,13 +143,18 @@ impl Cache {
         self.folder.as_ref().map(Folder::path)
     }
 
-    /// The file of the tuning table: the one that [`FP8GEMM_TUNING`](tuning::TUNING_VARIABLE) names, else
-    /// `tuning.json` in the folder; `None` if there is neither.
+    /// The file of the tuning table: the one that [`FP8GEMM_TUNING`](tuning::TUNING_VARIABLE) names for a cache
+    /// [from the environment](Self::from_environment), else `tuning.json` in the folder; `None` if there is neither.
     pub fn tuning_path(&self) -> Option<PathBuf> {
-        match tuning::named() {
-            Named::File(path) => Some(path),
+        match &self.table {
+            Named::File(path) => Some(path.clone()),
             Named::Off | Named::Nothing => Some(self.folder()?.join(tuning::FILE)),
         }
+    }
+
+    /// What the environment says of the tuning table.
+    pub(crate) fn table(&self) -> &Named {
+        &self.table
     }
 
     /// The kernel, if it is in memory or on disk. Waits if a thread is compiling it.
@@ -264,7 +280,7 @@ impl Cache {
     /// [`JitError::File`] if the folder cannot be read or the bundle not be written; then an
     /// existing file of that name is as it was.
     pub fn export(&self, to: &Path) -> Result<usize, JitError> {
-        let path = self.tuning_path().filter(|_| tuning::named() != Named::Off);
+        let path = self.tuning_path().filter(|_| self.table != Named::Off);
         let tuning = path.map_or_else(Tuning::default, |path| Tuning::load(&path));
         self.export_where(to, &|_| true, &tuning)
     }

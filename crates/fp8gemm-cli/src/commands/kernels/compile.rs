@@ -131,8 +131,9 @@ fn one(args: &CompileArgs, compiler: &Compiler, json: bool) -> Result<u8, CliErr
     let problem = args.problem.needed()?;
     let (mut kernels, mut passed_over, mut cached) = (Vec::new(), Vec::new(), 0);
     let mut names = BTreeSet::new();
+    let tables = prepare::tables(compiler, &args.problem.sms());
     for sms in args.problem.sms() {
-        for order in prepare::orders(&prepare::tables(compiler, &[sms]), &problem, sms)? {
+        for order in prepare::orders(&tables, &problem, sms)? {
             let configs = order.into_iter().map(|(_, _, config)| config);
             let (config, made, passed) = make(compiler, configs, Interleave::AsCompiled)?;
             passed_over.extend(passed.into_iter().filter(|(name, _)| names.insert(name.clone())));

@@ -5,7 +5,7 @@ use clap::Args;
 use fp8gemm::hopper::{DeviceInfo, probe};
 use fp8gemm::jit::sass::Interleave;
 use fp8gemm::jit::tuning::{Device, Machine, Selection, Source, Tuned, Tuning, Untuned};
-use fp8gemm::jit::{Cache, Compiler, Estimate, JitError, Nvrtc, Schedule};
+use fp8gemm::jit::{Cache, Compiler, Estimate, JitError, Nvrtc};
 use fp8gemm::problem::Problem;
 use serde::Serialize;
 
@@ -256,7 +256,7 @@ impl Chosen {
 /// The candidates that plans may take, with their places.
 fn allowed(selection: &Selection, workspace: bool) -> impl Iterator<Item = (usize, &Estimate)> {
     let all = selection.choice.candidates.iter().enumerate();
-    all.filter(move |(_, estimate)| workspace || estimate.config.schedule != Schedule::StreamK)
+    all.filter(move |(_, estimate)| workspace || !estimate.config.needs_workspace())
 }
 
 impl Report {

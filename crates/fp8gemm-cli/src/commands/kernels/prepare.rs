@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fp8gemm::jit::catalog::Entry;
 use fp8gemm::jit::tuning::{Source, Tuning, kernel_version};
 use fp8gemm::jit::{
-    BASE_OPTIONS, BlockScales, Choice, Compiler, ElementwiseKernel, KernelConfig, Key, QuantizeKernel, Schedule, choose,
+    BASE_OPTIONS, BlockScales, Choice, Compiler, ElementwiseKernel, KernelConfig, Key, QuantizeKernel, choose,
 };
 use fp8gemm::problem::{Problem, ScaleLayout};
 
@@ -116,14 +116,16 @@ pub(super) fn orders(tuning: &Tuning, problem: &Problem, sms: u32) -> Result<Vec
     let model = of(problem, &choose(problem, sms)?);
     let mut orders = vec![model.clone()];
     for table in tuning.tables().iter().filter(|table| table.machine.sms == sms) {
-        let selection = tuning.choose(&table.machine, problem)?;
+        // Each alone: of two that fit here, a plan with another driver takes the other.
+        let alone = Tuning::of(table.machine.clone(), table.problems.clone());
+        let selection = alone.choose(&table.machine, problem)?;
         if let Source::Tuned(tuned) = &selection.source {
             // A worker finds a table's configuration among the candidates of the table's problem.
             let by = |wanted: Wanted| if model.contains(&wanted) { wanted } else { (tuned.problem, sms, wanted.2) };
             orders.push(of(problem, &selection.choice).into_iter().map(by).collect());
         }
     }
-    let alone = |(_, _, config): &&Wanted| config.schedule != Schedule::StreamK;
+    let alone = |(_, _, config): &&Wanted| !config.needs_workspace();
     Ok(orders.into_iter().flat_map(|order| [order.iter().filter(alone).copied().collect(), order]).collect())
 }
 

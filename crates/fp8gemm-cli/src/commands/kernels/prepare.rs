@@ -199,3 +199,33 @@ pub(super) fn plans(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fp8gemm::jit::tuning::{Device, Machine, Timed, Tuned};
+
+    /// Breaks if a bundle lacks the kernel of a table that it carries: of two for one GPU, one knows its driver and comes
+    /// first there, and the other is what a server with another driver takes.
+    #[test]
+    fn every_table_has_its_kernels() {
+        let problem: Problem = "64x2112x7168 a=e4m3:1x128 b=e4m3:128x128 d=bf16".parse().unwrap();
+        let choice = choose(&problem, 132).unwrap();
+        let winners: Vec<_> = choice.candidates.iter().rev().take(2).map(|estimate| estimate.config).collect();
+        let mut tuning = Tuning::default();
+        for (driver, winner) in [None, Some("580.1")].into_iter().zip(&winners) {
+            let driver_version = driver.map(str::to_owned);
+            let device = Device { name: "NVIDIA H200".into(), sms: 132, driver: 13_000, driver_version };
+            let timed = Timed { configuration: winner.to_string(), interleave: None, cold_us: 6.5, warm_us: 3.25 };
+            let (date, model, ranking) = ("today".to_owned(), timed.clone(), vec![timed]);
+            let tuned = Tuned { problem, date, tried: 31, model, ranking };
+            tuning.merge(&Tuning::of(Machine::new(&device, Some((13, 0))), vec![tuned]), true);
+        }
+        assert_eq!(tuning.tables().len(), 2);
+        let first: BTreeSet<_> =
+            orders(&tuning, &problem, 132).unwrap().iter().map(|order| order[0].2.kernel_name()).collect();
+        for config in winners.iter().chain([&choice.config()]) {
+            assert!(first.contains(&config.kernel_name()), "{config}: {first:?}");
+        }
+    }
+}

@@ -326,7 +326,7 @@ fn an_interrupted_run_reports() {
             .spawn()
             .unwrap();
         std::thread::sleep(std::time::Duration::from_secs_f64(seconds));
-        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        common::interrupt(&child);
         let output = child.wait_with_output().unwrap();
         (output.status.code(), serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default())
     };

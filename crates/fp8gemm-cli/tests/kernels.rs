@@ -342,7 +342,7 @@ fn an_interrupted_compilation_is_resumed() {
         assert!(begin.elapsed() < Duration::from_secs(60), "nothing is compiled");
         std::thread::sleep(Duration::from_millis(10));
     }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    common::interrupt(&child);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     // Workers finish the kernel at hand: two at most. A third would be one that goes on.
     let before = entries();

@@ -103,7 +103,7 @@ fn an_interrupted_run_keeps_what_is_finished() {
     while !finished.is_file() && start.elapsed() < Duration::from_secs(300) {
         std::thread::sleep(Duration::from_micros(50));
     }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    common::interrupt(&child);
     let output = child.wait_with_output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(130), "{stderr}");

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{self, Child, Output};
 
 use assert_cmd::Command;
 use safetensors::tensor::TensorView;
@@ -46,6 +46,11 @@ pub fn with_variables(folder: &Path, arguments: &[&str], variables: &[(&str, &st
     let text = |bytes| String::from_utf8(bytes).unwrap();
     // A signal, as a panic that aborts would give, has no code.
     Run { code: status.code().expect("ended by a signal"), stdout: text(stdout), stderr: text(stderr) }
+}
+
+/// Ctrl-C for a command that runs.
+pub fn interrupt(child: &Child) {
+    assert!(process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
 }
 
 /// The command: `FP8GEMM_BIN`, so that tests can run on a machine that did not build them, or the

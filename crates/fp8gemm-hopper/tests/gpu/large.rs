@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use fp8gemm_formats::ScaledMatrix;
 use fp8gemm_hopper::cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr};
-use fp8gemm_hopper::{DeviceMatrix, HopperError, Operands, Plan};
-use fp8gemm_jit::{JitError, Schedule, choose};
+use fp8gemm_hopper::{DeviceMatrix, Gpu, HopperError, Operands, Plan};
+use fp8gemm_jit::{Compiler, JitError, KernelConfig, Schedule, choose};
 use fp8gemm_problem::{OperandSpec, OutputType, Problem, ScaleLayout};
 use fp8gemm_sim::{Matrix, MatrixView};
 use half::bf16;
@@ -121,31 +121,48 @@ fn operand_of_more_than_2_31_bytes() {
     let block_rows: Vec<usize> = rows.iter().map(|row| row % PERIOD).collect();
     let twin = block.rows(&block_rows).twin();
     let at = |pointer, stride| DeviceMatrix { pointer, stride };
-    let mut tried = 0;
-    for candidate in choose(&problem, gpu.sms()).unwrap().candidates {
-        let plan = match Plan::with_config(&gpu, &compiler, &problem, candidate.config) {
+    let operands = Operands {
+        a: at(a.device_ptr(&stream).0, k),
+        b: at(b.device_ptr(&stream).0, k),
+        scale_a: at(sa.device_ptr(&stream).0, m),
+        scale_b: at(sb.device_ptr(&stream).0, blocks),
+        c: None,
+        d: at(0, n),
+    };
+    let schedules = on_each_candidate((&gpu, &compiler), &stream, &problem, operands, |config, d| {
+        assert_bits(&MatrixView::F32(d.view()).gather_rows(&rows), &twin, &format!("{text} on {config}"));
+    });
+    println!("{text}: {} configurations, {} rows each equal", schedules.len(), rows.len());
+}
+
+/// Launches every candidate on these operands and a D of its own, of f32 and NaN before, and shows what is in D then;
+/// the schedules of those that compile.
+fn on_each_candidate(
+    (gpu, compiler): (&Gpu, &Compiler),
+    stream: &Arc<CudaStream>,
+    problem: &Problem,
+    operands: Operands,
+    check: impl Fn(&KernelConfig, Array2<f32>),
+) -> Vec<Schedule> {
+    let mut schedules = Vec::new();
+    for candidate in choose(problem, gpu.sms()).unwrap().candidates {
+        let plan = match Plan::with_config(gpu, compiler, problem, candidate.config) {
             Err(HopperError::Jit(JitError::Rejected { .. })) => continue,
             plan => plan.unwrap(),
         };
-        let mut d = stream.clone_htod(&vec![f32::NAN; m * n]).unwrap();
-        let operands = Operands {
-            a: at(a.device_ptr(&stream).0, k),
-            b: at(b.device_ptr(&stream).0, k),
-            scale_a: at(sa.device_ptr(&stream).0, m),
-            scale_b: at(sb.device_ptr(&stream).0, blocks),
-            c: None,
-            d: at(d.device_ptr_mut(&stream).0, n),
-        };
+        let mut d = stream.clone_htod(&vec![f32::NAN; problem.m * problem.n]).unwrap();
+        let in_d = DeviceMatrix { pointer: d.device_ptr_mut(stream).0, ..operands.d };
         let workspace = stream.alloc_zeros::<u8>(plan.workspace_bytes().max(1)).unwrap();
-        let prepared = plan.prepare_with_workspace(&operands, workspace.device_ptr(&stream).0).unwrap();
-        // SAFETY: all of it was allocated above with these shapes, on this stream.
-        unsafe { prepared.launch(&stream) }.unwrap();
-        let d = Array2::from_shape_vec((m, n), stream.clone_dtoh(&d).unwrap()).unwrap();
-        let found = MatrixView::F32(d.view()).gather_rows(&rows);
-        assert_bits(&found, &twin, &format!("{text} on {}", candidate.config));
-        tried += 1;
+        let operands = Operands { d: in_d, ..operands };
+        let prepared = plan.prepare_with_workspace(&operands, workspace.device_ptr(stream).0).unwrap();
+        // SAFETY: D and the workspace were allocated above; the caller holds the other operands, of these shapes, on
+        // this stream.
+        unsafe { prepared.launch(stream) }.unwrap();
+        let d = Array2::from_shape_vec((problem.m, problem.n), stream.clone_dtoh(&d).unwrap()).unwrap();
+        check(&candidate.config, d);
+        schedules.push(candidate.config.schedule);
     }
-    println!("{text}: {tried} configurations, {} rows each equal", rows.len());
+    schedules
 }
 
 /// Breaks if an index into B is computed in 32 bits by kernels with swapped operands, or one into its scales: 3.3e9
@@ -190,30 +207,17 @@ fn large_weights(text: &str, seed: u64) -> Vec<Schedule> {
     let (nan, zero) = idle_outputs(&twin);
     assert!(2 * (nan + zero) < m * columns.len(), "{text}: {nan} NaN and {zero} zeros tell nothing");
     let at = |pointer, stride| DeviceMatrix { pointer, stride };
-    let mut schedules = Vec::new();
-    for candidate in choose(&problem, gpu.sms()).unwrap().candidates {
-        let plan = match Plan::with_config(&gpu, &compiler, &problem, candidate.config) {
-            Err(HopperError::Jit(JitError::Rejected { .. })) => continue,
-            plan => plan.unwrap(),
-        };
-        let mut d = stream.clone_htod(&vec![f32::NAN; m * n]).unwrap();
-        let operands = Operands {
-            a: at(a.device_ptr(&stream).0, k),
-            b: at(b.device_ptr(&stream).0, k),
-            scale_a: at(sa.device_ptr(&stream).0, stride_scale_a),
-            scale_b: at(sb.device_ptr(&stream).0, blocks),
-            c: None,
-            d: at(d.device_ptr_mut(&stream).0, n),
-        };
-        let workspace = stream.alloc_zeros::<u8>(plan.workspace_bytes().max(1)).unwrap();
-        let prepared = plan.prepare_with_workspace(&operands, workspace.device_ptr(&stream).0).unwrap();
-        // SAFETY: all of it was allocated above with these shapes, on this stream.
-        unsafe { prepared.launch(&stream) }.unwrap();
-        let d = Array2::from_shape_vec((m, n), stream.clone_dtoh(&d).unwrap()).unwrap();
-        let found = Matrix::F32(d.select(Axis(1), &columns));
-        assert_bits(&found, &twin, &format!("{text} on {}", candidate.config));
-        schedules.push(candidate.config.schedule);
-    }
+    let operands = Operands {
+        a: at(a.device_ptr(&stream).0, k),
+        b: at(b.device_ptr(&stream).0, k),
+        scale_a: at(sa.device_ptr(&stream).0, stride_scale_a),
+        scale_b: at(sb.device_ptr(&stream).0, blocks),
+        c: None,
+        d: at(0, n),
+    };
+    let schedules = on_each_candidate((&gpu, &compiler), &stream, &problem, operands, |config, d| {
+        assert_bits(&Matrix::F32(d.select(Axis(1), &columns)), &twin, &format!("{text} on {config}"));
+    });
     println!("{text}: {} configurations, {} columns each equal", schedules.len(), columns.len());
     schedules
 }

@@ -115,6 +115,7 @@ impl Summary {
         check("LDL or STL", self.local, 0);
         for one in &self.main_loops {
             check("QGMMA in a main loop", one.qgmma, expected.loop_qgmma);
+            check("FFMA in a main loop with three sources in one register bank", one.ffma_conflicts, 0);
             check("MEMBAR.ALL in a main loop", one.membar_all, 0);
             check("STS before BAR.SYNC in a main loop", one.early_stores, 0);
         }

@@ -154,6 +154,8 @@ fn faults_are_named() {
     assert_eq!(with(&|bad| bad.main_loops[0].membar_all = 3), "3 MEMBAR.ALL in a main loop, expected 0");
     let conflicts = "5 FFMA with three sources in one register bank, expected 0";
     assert_eq!(with(&|bad| bad.ffma_conflicts = 5), conflicts);
+    let conflicts = "5 FFMA in a main loop with three sources in one register bank, expected 0";
+    assert_eq!(with(&|bad| bad.main_loops[0].ffma_conflicts = 5), conflicts);
 }
 
 /// Breaks if a conflict is overlooked because ptxas has put the promotion elsewhere than into a main loop, as it does

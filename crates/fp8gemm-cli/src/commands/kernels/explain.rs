@@ -127,7 +127,7 @@ fn elsewhere(
         let here = Machine::new(&Device { name: gpu.clone(), sms, driver: 0, driver_version: None }, nvrtc);
         let here = Machine { driver: table.machine.driver.clone(), ..here };
         // Alone, so that no reason is another table's.
-        let alone = Tuning::of(table.machine.clone(), table.problems.clone());
+        let alone = tuning.only(|machine| *machine == table.machine);
         found.push((alone.choose(&here, problem)?, Some(gpu)));
     }
     let rank = |(selection, _): &(Selection, Option<String>)| match selection.source {

@@ -40,7 +40,7 @@ pub(crate) fn compile(
     processes: Option<usize>,
     step: Step<'_>,
 ) -> Result<Prepared, CliError> {
-    let (mut prepared, missing) = sort(compiler, gemms(wanted)?);
+    let (mut prepared, missing) = split(compiler, gemms(wanted)?);
     prepared.make(compiler, missing, |jobs| workers::compile(jobs, processes, step))?;
     Ok(prepared)
 }
@@ -51,7 +51,7 @@ fn gemms(wanted: &[Wanted]) -> Result<Vec<(Entry, Job)>, CliError> {
 }
 
 /// Which the cache has, and which not; each once.
-fn sort(compiler: &Compiler, wanted: Vec<(Entry, Job)>) -> (Prepared, Vec<(Entry, Job)>) {
+fn split(compiler: &Compiler, wanted: Vec<(Entry, Job)>) -> (Prepared, Vec<(Entry, Job)>) {
     let (mut prepared, mut missing) = (Prepared::default(), Vec::new());
     let mut seen = BTreeSet::new();
     for (entry, job) in wanted {
@@ -117,8 +117,7 @@ pub(super) fn orders(tuning: &Tuning, problem: &Problem, sms: u32) -> Result<Vec
     let mut orders = vec![model.clone()];
     for table in tuning.tables().iter().filter(|table| table.machine.sms == sms) {
         // Each alone: of two that fit here, a plan with another driver takes the other.
-        let alone = Tuning::of(table.machine.clone(), table.problems.clone());
-        let selection = alone.choose(&table.machine, problem)?;
+        let selection = tuning.only(|machine| *machine == table.machine).choose(&table.machine, problem)?;
         if let Source::Tuned(tuned) = &selection.source {
             // A worker finds a table's configuration among the candidates of the table's problem.
             let by = |wanted: Wanted| if model.contains(&wanted) { wanted } else { (tuned.problem, sms, wanted.2) };
@@ -177,7 +176,7 @@ pub(super) fn plans(
             wanted.into_iter().filter(|(_, _, config)| !all.keys.contains_key(&config.kernel_name())).collect();
         let mut wanted = gemms(&new)?;
         wanted.append(&mut others);
-        let (mut round, missing) = sort(compiler, wanted);
+        let (mut round, missing) = split(compiler, wanted);
         if !missing.is_empty() {
             // Told here, where it is known what an import lacks.
             if compiler.nvrtc().is_err() {

@@ -92,26 +92,33 @@ DEVICE void produce(const Arguments& arguments, const Shared& shared, Schedule s
             u32 a = shared.a(stage) + rank % CLUSTER_N * PART_A * BLOCK_K;
             u32 b = shared.b(stage) + rank % CLUSTER_M * PART_B * BLOCK_K;
             barrier_arrive_expect(full, IN_FLIGHT * (bytes_a + BYTES_B + BYTES_SCALE_A + BYTES_SCALE_B));
-            if (IN_FLIGHT > 1 && whole_blocks && all_rows) {
-                tma_load_3d(a, map_a, 0, row, block, full);
-            } else {
+            auto load_a = [&] {
+                if (IN_FLIGHT > 1 && whole_blocks && all_rows) {
+                    tma_load_3d(a, map_a, 0, row, block, full);
+                    return;
+                }
                 #pragma unroll 1
                 for (u32 i = 0; i < IN_FLIGHT; i++) {
                     u32 k = (block + i) * BLOCK_K;
                     if constexpr (CLUSTER_N == 1) tma_load(a + i * BYTES_A, map_a, k, row, full);
                     else tma_load_multicast(a, &arguments.a, k, row, full, ALL);
                 }
-            }
-            if (IN_FLIGHT > 1 && whole_blocks) {
-                tma_load_3d(b, &arguments.b, 0, column, block, full, arguments.policy_b);
-            } else {
+            };
+            auto load_b = [&] {
+                if (IN_FLIGHT > 1 && whole_blocks) {
+                    tma_load_3d(b, &arguments.b, 0, column, block, full, arguments.policy_b);
+                    return;
+                }
                 #pragma unroll 1
                 for (u32 i = 0; i < IN_FLIGHT; i++) {
                     u32 k = (block + i) * BLOCK_K;
                     if constexpr (CLUSTER_M == 1) tma_load(b + i * BYTES_B, &arguments.b, k, column, full, arguments.policy_b);
                     else tma_load_multicast(b, &arguments.b, k, column, full, ALL);
                 }
-            }
+            };
+            // Few rows of A are in L2 after the first CTAs; what narrow tiles wait for is B.
+            if constexpr (MATH_GROUPS == 1) load_b(), load_a();
+            else load_a(), load_b();
             if constexpr (SCALES != SCALES_AT_END) tma_load(shared.scale_a(stage), &arguments.scale_a, tile.row, block, full);
             if constexpr (SCALES == SCALES_1D1D) tma_load(shared.scale_b(stage), &arguments.scale_b, tile.column, block, full);
             stage = stage + 1 == STAGES ? 0 : stage + 1;
@@ -262,7 +269,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) fp8gemm(const __grid_co
     u32 rank = CLUSTER == 1 ? 0 : cluster_rank();
     Schedule schedule(arguments);
 
-    if (warp == 0 && elect()) {
+    // The producing warp makes the barriers, and loads before the others have met.
+    constexpr u32 FIRST = MATH_GROUPS * 4;
+    if (warp == FIRST && elect()) {
         for (u32 stage = 0; stage < STAGES; stage++) {
             barrier_init(shared.full(stage), 1);
             barrier_init(shared.empty(stage), GROUPS_PER_TILE * 4 * CLUSTER);
@@ -276,11 +285,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) fp8gemm(const __grid_co
             barrier_init(shared.staging_done(i), 4);
         }
         barrier_init_fence();
-        tma_prefetch(CLUSTER_N > 1 || arguments.m >= BLOCK_M ? &arguments.a : &arguments.a_rest);
-        tma_prefetch(&arguments.b);
     }
-    if constexpr (CLUSTER > 1) cluster_sync();
-    else __syncthreads();
+    if constexpr (CLUSTER > 1) {
+        cluster_sync();
+    } else {
+        __syncwarp();
+        if (warp == FIRST) all_pass<THREADS>();
+        else all_await<THREADS>();
+    }
     // Everything above may overlap the previous kernel; nothing below may read before it is done.
     grid_wait();
 

@@ -61,10 +61,6 @@ DEVICE void barrier_wait(u32 barrier, u32 parity) {
 
 // ---- tensor memory accelerator ---------------------------------------------------------------
 
-DEVICE void tma_prefetch(const TensorMap* map) {
-    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
-
 DEVICE void tma_load(u32 to, const TensorMap* map, u32 x, u32 y, u32 barrier) {
     asm volatile(
         "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to),
@@ -169,12 +165,12 @@ DEVICE void warpgroup_sync(u32 group) { asm volatile("bar.sync %0, 128;" ::"r"(g
 DEVICE void turn_await(u32 group) { asm volatile("bar.sync %0, 256;" ::"r"(group + 3) : "memory"); }
 DEVICE void turn_pass(u32 group) { asm volatile("bar.arrive %0, 256;" ::"r"(group + 3) : "memory"); }
 
-// Barriers of decode.cu. Of all its threads, of which one warp goes on:
+// Of all threads of a CTA, of which one warp goes on:
 template <u32 THREADS>
 DEVICE void all_await() { asm volatile("bar.sync 6, %0;" ::"n"(THREADS) : "memory"); }
 template <u32 THREADS>
 DEVICE void all_pass() { asm volatile("bar.arrive 6, %0;" ::"n"(THREADS) : "memory"); }
-// and of 256 threads, of which half go on.
+// Of 256 threads, of which half go on (decode.cu):
 DEVICE void results_await(u32 barrier) { asm volatile("bar.sync %0, 256;" ::"r"(barrier) : "memory"); }
 DEVICE void results_pass(u32 barrier) { asm volatile("bar.arrive %0, 256;" ::"r"(barrier) : "memory"); }
 

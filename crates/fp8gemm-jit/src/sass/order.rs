@@ -106,9 +106,9 @@ impl Order {
             // A handover has a fence and a releasing store, each meeting of a cluster releases too.
             ("MEMBAR.ALL.GPU", self.gpu_fences, from(2 * stream + 2 * cluster)),
             ("LDG.STRONG.GPU", self.flag_loads, from(stream)),
-            // Swapped: all for the first barriers, scales before and after they are multiplied; results that are
-            // there and that have been taken; the ring before it takes lines of D.
-            ("BAR.SYNC", self.meetings, from(3 * swapped + 2 * diagonal + lines)),
+            // All for the first barriers, but for clusters of gemm.cu, which meet. Swapped: scales before and after they are
+            // multiplied; results that are there and that have been taken; the ring before it takes lines of D.
+            ("BAR.SYNC", self.meetings, from(1.max(3 * swapped) - cluster * (1 - swapped) + 2 * diagonal + lines)),
             ("SYNCS.ARRIVE before WARPGROUP.DEPBAR", self.early_releases, (0, 0)),
         ]
     }

@@ -119,6 +119,7 @@ fn faults_are_named() {
         store_groups: 1,
         store_waits: 1,
         tensor_waits: 6,
+        meetings: 1,
         ..Order::default()
     };
     let main_loops = vec![main.clone()];
@@ -149,6 +150,7 @@ fn faults_are_named() {
     assert_eq!(with(&|bad| bad.order.store_groups = 0), "0 UTMACMDFLUSH, expected 1 or more");
     assert_eq!(with(&|bad| bad.order.store_waits = 0), "0 DEPBAR, expected 1 or more");
     assert_eq!(with(&|bad| bad.order.tensor_waits = 5), "5 WARPGROUP.DEPBAR, expected 6");
+    assert_eq!(with(&|bad| bad.order.meetings = 0), "0 BAR.SYNC, expected 1 or more");
     assert_eq!(with(&|bad| bad.local = 2), "2 LDL or STL, expected 0");
     assert_eq!(with(&|bad| bad.main_loops[0].qgmma = 8), "8 QGMMA in a main loop, expected 24");
     assert_eq!(with(&|bad| bad.main_loops[0].membar_all = 3), "3 MEMBAR.ALL in a main loop, expected 0");

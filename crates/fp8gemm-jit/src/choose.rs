@@ -89,7 +89,7 @@ const fn swapped(block_m: u32, block_n: u32, in_flight: u32) -> Shape {
 }
 
 /// Shapes worth considering, best first for equal estimates.
-const SHAPES: [Shape; 41] = [
+const SHAPES: [Shape; 43] = [
     Shape { share: Share::A, direct: true, ..shape(256, 128) },
     shape(256, 128),
     Shape { direct: true, ..shape(256, 128) },
@@ -100,7 +100,9 @@ const SHAPES: [Shape; 41] = [
     shape(128, 144),
     shape(128, 128),
     Shape { share: Share::A, ..shape(128, 128) },
+    Shape { direct: true, ..shape(128, 64) },
     shape(128, 64),
+    Shape { direct: true, ..shape(128, 32) },
     shape(128, 32),
     shape(128, 16),
     Shape { schedule: Schedule::StreamK, ..shape(128, 192) },
@@ -485,9 +487,14 @@ pub(crate) fn estimate(problem: &Problem, config: KernelConfig, sms: u32) -> Est
     let c = if config.c.is_some() { 1.5 } else { 1.0 };
     // A small charge for pairing CTAs, which start and end together.
     let pairing = if cluster > 1 { 1.005 } else { 1.0 };
-    let start = if config.block_m == 256 { 1700.0 } else { 900.0 };
     let store_rate = if config.store == Store::Direct { 18.0 } else { 24.0 };
-    let start = if config.schedule == Schedule::Swapped { 300.0 } else { start };
+    let start = match (config.schedule, config.block_m) {
+        (Schedule::Swapped, _) => 300.0,
+        (_, 256) => 1700.0,
+        // In one round no other tile is behind the way of D from warp to warp and through a tensor map.
+        (_, 128) if config.store == Store::Direct && waves == 1 => 500.0,
+        _ => 900.0,
+    };
     let store = start + block_m * block_n * size * c / store_rate;
     let tile =
         blocks_of_cta(problem, config.accumulation).map_or(f64::INFINITY, f64::from) * tensor.max(l2) * pairing + store;

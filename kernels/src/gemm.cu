@@ -270,8 +270,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) fp8gemm(const __grid_co
     Schedule schedule(arguments);
 
     // The producing warp makes the barriers, and loads before the others have met.
-    constexpr u32 FIRST = MATH_GROUPS * 4;
-    if (warp == FIRST && elect()) {
+    constexpr u32 PRODUCER = MATH_GROUPS * 4;
+    if (warp == PRODUCER && elect()) {
         for (u32 stage = 0; stage < STAGES; stage++) {
             barrier_init(shared.full(stage), 1);
             barrier_init(shared.empty(stage), GROUPS_PER_TILE * 4 * CLUSTER);
@@ -290,7 +290,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) fp8gemm(const __grid_co
         cluster_sync();
     } else {
         __syncwarp();
-        if (warp == FIRST) all_pass<THREADS>();
+        if (warp == PRODUCER) all_pass<THREADS>();
         else all_await<THREADS>();
     }
     // Everything above may overlap the previous kernel; nothing below may read before it is done.

@@ -562,6 +562,20 @@ mod tests {
         assert_eq!(tile(&dense(16, 7168, 16384), 132), (16, 64));
     }
 
+    /// Breaks if 128x64 stores D through a tensor map where nothing is behind that way, or directly where the next tile
+    /// is (2026-11-30: -3 % at 512x2112x7168, and +11 % in six rounds of another tile).
+    #[test]
+    fn one_round_stores_directly() {
+        let stores = |n: usize| {
+            let candidates = choose(&dense(512, n, 7168).parse().unwrap(), 132).unwrap().candidates;
+            let of =
+                candidates.iter().map(|one| one.config).filter(|config| (config.block_m, config.block_n) == (128, 64));
+            of.map(|config| config.store).collect::<Vec<_>>()
+        };
+        assert_eq!(stores(2112), [Store::Direct, Store::Tma]);
+        assert_eq!(stores(8192), [Store::Tma, Store::Direct]);
+    }
+
     /// Breaks if a smaller Hopper (H20: 78 SMs, H100 PCIe: 114) or an odd shape has no choice.
     #[test]
     fn every_problem_has_a_legal_choice() {

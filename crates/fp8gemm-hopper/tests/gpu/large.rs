@@ -106,7 +106,7 @@ fn operand_of_more_than_2_31_bytes() {
     let mut rng = StdRng::seed_from_u64(12);
     let text = "140000x200x16384 a=e4m3:1x128 b=e4m3:128x128 d=f32";
     let problem: Problem = text.parse().unwrap();
-    let (m, n, k) = (problem.m, problem.n, problem.k);
+    let (m, k) = (problem.m, problem.k);
     assert!(m * k > 1 << 31 && problem.d == OutputType::F32);
     let block = Case::random(Problem { m: PERIOD, ..problem }, &mut rng);
     let blocks = k / 128;
@@ -120,30 +120,35 @@ fn operand_of_more_than_2_31_bytes() {
     let rows = sample(m, k, &mut rng);
     let block_rows: Vec<usize> = rows.iter().map(|row| row % PERIOD).collect();
     let twin = block.rows(&block_rows).twin();
-    let at = |pointer, stride| DeviceMatrix { pointer, stride };
-    let operands = Operands {
-        a: at(a.device_ptr(&stream).0, k),
-        b: at(b.device_ptr(&stream).0, k),
-        scale_a: at(sa.device_ptr(&stream).0, m),
-        scale_b: at(sb.device_ptr(&stream).0, blocks),
-        c: None,
-        d: at(0, n),
-    };
-    let schedules = on_each_candidate((&gpu, &compiler), &stream, &problem, operands, |config, d| {
+    let operands = (&a, &b, &sa, &sb);
+    let schedules = on_each_candidate((&gpu, &compiler), &stream, &problem, operands, m, |config, d| {
         assert_bits(&MatrixView::F32(d.view()).gather_rows(&rows), &twin, &format!("{text} on {config}"));
     });
     println!("{text}: {} configurations, {} rows each equal", schedules.len(), rows.len());
 }
 
-/// Launches every candidate on these operands and a D of its own, of f32 and NaN before, and shows what is in D then;
-/// the schedules of those that compile.
+/// A, B and their scales.
+type OnDevice<'a> = (&'a CudaSlice<u8>, &'a CudaSlice<u8>, &'a CudaSlice<f32>, &'a CudaSlice<f32>);
+
+/// Launches every candidate on these operands (scales of A by blocks of K, in rows of `stride_scale_a`) and a D of its own,
+/// of f32 and NaN before, and shows what is in D then; the schedules of those that compile.
 fn on_each_candidate(
     (gpu, compiler): (&Gpu, &Compiler),
     stream: &Arc<CudaStream>,
     problem: &Problem,
-    operands: Operands,
+    (a, b, scale_a, scale_b): OnDevice<'_>,
+    stride_scale_a: usize,
     check: impl Fn(&KernelConfig, Array2<f32>),
 ) -> Vec<Schedule> {
+    let at = |pointer, stride| DeviceMatrix { pointer, stride };
+    let operands = Operands {
+        a: at(a.device_ptr(stream).0, problem.k),
+        b: at(b.device_ptr(stream).0, problem.k),
+        scale_a: at(scale_a.device_ptr(stream).0, stride_scale_a),
+        scale_b: at(scale_b.device_ptr(stream).0, problem.k / 128),
+        c: None,
+        d: at(0, problem.n),
+    };
     let mut schedules = Vec::new();
     for candidate in choose(problem, gpu.sms()).unwrap().candidates {
         let plan = match Plan::with_config(gpu, compiler, problem, candidate.config) {
@@ -206,16 +211,8 @@ fn large_weights(text: &str, seed: u64) -> Vec<Schedule> {
     let twin = of_columns(&block, &columns, &scales_b).twin();
     let (nan, zero) = idle_outputs(&twin);
     assert!(2 * (nan + zero) < m * columns.len(), "{text}: {nan} NaN and {zero} zeros tell nothing");
-    let at = |pointer, stride| DeviceMatrix { pointer, stride };
-    let operands = Operands {
-        a: at(a.device_ptr(&stream).0, k),
-        b: at(b.device_ptr(&stream).0, k),
-        scale_a: at(sa.device_ptr(&stream).0, stride_scale_a),
-        scale_b: at(sb.device_ptr(&stream).0, blocks),
-        c: None,
-        d: at(0, n),
-    };
-    let schedules = on_each_candidate((&gpu, &compiler), &stream, &problem, operands, |config, d| {
+    let operands = (&a, &b, &sa, &sb);
+    let schedules = on_each_candidate((&gpu, &compiler), &stream, &problem, operands, stride_scale_a, |config, d| {
         assert_bits(&Matrix::F32(d.select(Axis(1), &columns)), &twin, &format!("{text} on {config}"));
     });
     println!("{text}: {} configurations, {} columns each equal", schedules.len(), columns.len());

@@ -41,6 +41,7 @@ constexpr u32 SHARED_BYTES = AT_BARRIERS + (2 * STAGES + 4 + 2 * MATH_GROUPS) * 
 static_assert(MATH_GROUPS == (BLOCK_M <= 64 && !PING_PONG ? 1 : 2), "named barriers and turns are for two");
 static_assert(BLOCK_M < 64 ? BLOCK_M % 8 == 0 : BLOCK_M % (64 * GROUPS_PER_TILE) == 0, "each math warpgroup has whole 64-row waves");
 static_assert(BLOCK_M >= 64 || STRIDE_B * STAGES >= (64 - BLOCK_M) * BLOCK_K, "what is read behind the last rows of A is in shared memory");
+static_assert(IN_FLIGHT > 1 || !AHEAD, "stages that are multiplied at once");
 static_assert(IN_FLIGHT == 1 || (WAVES == 1 && !CHAIN && !STREAM_K && CLUSTER == 1), "blocks in flight are of one wave");
 static_assert(BLOCK_M <= 256 && BLOCK_N <= 256, "a TMA box has at most 256 elements a side");
 static_assert(BLOCK_N % (8 * CLUSTER_M) == 0, "wgmma has multiples of 8 columns; shared parts start at 1024 bytes");
@@ -207,29 +208,33 @@ DEVICE void main_loop(Math& math, Accumulator (&acc)[WAVES], u32 k_begin, u32 k_
     }
 }
 
-// BLOCKS blocks at once, from the `first` of a stage on, which is the `block`th of K: their wgmma are all
-// under way before the first is promoted. `done` is called when they no longer need the stage.
-template <u32 BLOCKS, class F>
-DEVICE void multiply_at_once(const Math& math, Accumulator& acc, u32 stage, u32 first, u32 block, u32 slot, const F& done) {
-    const Shared& shared = math.shared;
-    Accumulator chain[BLOCKS];
-    u32 a = descriptor(shared.a(stage) + first * BYTES_A + math.wave_row(0) * BLOCK_K), b = descriptor(shared.b(stage) + first * BYTES_B);
+// ---- narrow tiles: the blocks of a stage at once ---------------------------------------------
+
+// wgmma of all blocks of a stage, a group for each.
+DEVICE void issue(const Math& math, Accumulator (&chain)[IN_FLIGHT], u32 stage) {
+    u32 a = descriptor(math.shared.a(stage) + math.wave_row(0) * BLOCK_K), b = descriptor(math.shared.b(stage));
     wgmma_fence();
     #pragma unroll
-    for (u32 i = 0; i < BLOCKS; i++) {
+    for (u32 i = 0; i < IN_FLIGHT; i++) {
         #pragma unroll
         for (u32 step = 0; step < BLOCK_K / 32; step++) {
             wgmma(chain[i], a + (i * BYTES_A + step * 32) / 16, b + (i * BYTES_B + step * 32) / 16, step > 0);
         }
         wgmma_commit();
     }
+}
+
+// Promotes them in order, each when it is done: they are chains of their own. The first is the `block`th of K. The
+// last stage may end beyond K; else, WHOLE, the next one has been issued since. `done` is called when the stage is no longer needed.
+template <bool WHOLE, class F>
+DEVICE void promote_stage(const Math& math, Accumulator& acc, const Accumulator (&chain)[IN_FLIGHT], u32 stage, u32 block, u32 k_end, u32 slot, const F& done) {
     // In the shadow of the tensor cores, and before the stage is released.
-    float low[BLOCKS][SCALES_B], high[BLOCKS][SCALES_B];
+    float low[IN_FLIGHT][SCALES_B], high[IN_FLIGHT][SCALES_B];
     if constexpr (SCALES == SCALES_1D2D) {
         #pragma unroll
-        for (u32 i = 0; i < BLOCKS; i++) {
+        for (u32 i = 0; i < IN_FLIGHT; i++) {
             float sa[2];
-            math.read_rows(sa, stage, 0, first + i);
+            math.read_rows(sa, stage, 0, i);
             #pragma unroll
             for (u32 j = 0; j < SCALES_B; j++) {
                 float sb = shared_load(slot + SLOT_SCALES + (j * MAX_K_BLOCKS + block + i) * 4);
@@ -238,10 +243,11 @@ DEVICE void multiply_at_once(const Math& math, Accumulator& acc, u32 stage, u32 
             }
         }
     }
-    in_order<BLOCKS>([&](u32 i) {
+    in_order<IN_FLIGHT, WHOLE ? IN_FLIGHT : 0>([&](u32 i) {
         float scales[BLOCK_N / 2];
-        if constexpr (SCALES == SCALES_1D1D) math.read_elements(scales, stage, 0, first + i);
-        if (i + 1 == BLOCKS) done();
+        if constexpr (SCALES == SCALES_1D1D) math.read_elements(scales, stage, 0, i);
+        if (i + 1 == IN_FLIGHT) done();
+        if (!WHOLE && block + i >= k_end) return;
         if constexpr (SCALES == SCALES_1D2D) {
             promote(acc, chain[i], low[i], high[i]);
         } else if constexpr (SCALES == SCALES_1D1D) {
@@ -253,29 +259,53 @@ DEVICE void multiply_at_once(const Math& math, Accumulator& acc, u32 stage, u32 
     });
 }
 
-// A tile so narrow that the tensor cores would mostly wait for the round of barrier, wgmma and
-// promotion: the blocks of a stage at once. They are chains of their own, and promoted in order.
+// Tiles so narrow that the tensor cores would mostly wait for the round of barrier, wgmma and promotion. Where the
+// products of two stages fit the registers, those of the next are under way (AHEAD) before one is promoted.
 DEVICE void main_loop_in_flight(Math& math, Accumulator& acc, u32 k_begin, u32 k_end, u32 slot) {
     const Shared& shared = math.shared;
-    u32 stage = 0;
+    u32 stage = 0, block = k_begin;
     bool ready = barrier_try_wait(shared.full(0), math.ring.phase(0));
-    #pragma unroll 1
-    for (u32 block = k_begin; block < k_end; block += IN_FLIGHT) {
+    auto take = [&](Accumulator (&chain)[IN_FLIGHT], u32 stage) {
         if (!ready) barrier_wait(shared.full(stage), math.ring.phase(stage));
         math.ring.use(stage);
-        u32 next = stage + 1 == STAGES ? 0 : stage + 1;
-        auto done = [&] {
-            math.release(stage);
-            // Asked before the multiplications and needed after them.
-            ready = block + IN_FLIGHT >= k_end || barrier_try_wait(shared.full(next), math.ring.phase(next));
-        };
-        if (block + IN_FLIGHT <= k_end) {
-            multiply_at_once<IN_FLIGHT>(math, acc, stage, 0, block, slot, done);
-        } else {
-            #pragma unroll 1
-            for (u32 i = 0; block + i < k_end; i++) multiply_at_once<1>(math, acc, stage, i, block + i, slot, [] {});
-            done();
+        issue(math, chain, stage);
+    };
+    auto after = [](u32 stage) { return stage + 1 == STAGES ? 0 : stage + 1; };
+    if constexpr (!AHEAD) {
+        Accumulator chain[IN_FLIGHT];
+        #pragma unroll 1
+        for (; block < k_end; block += IN_FLIGHT) {
+            u32 next = after(stage);
+            take(chain, stage);
+            promote_stage<false>(math, acc, chain, stage, block, k_end, slot, [&] {
+                math.release(stage);
+                // Asked before the multiplications and needed after them.
+                ready = block + IN_FLIGHT >= k_end || barrier_try_wait(shared.full(next), math.ring.phase(next));
+            });
+            stage = next;
         }
-        stage = next;
+    } else {
+        Accumulator even[IN_FLIGHT], odd[IN_FLIGHT];
+        take(even, 0);
+        ready = false;
+        // Whether that was all.
+        auto turn = [&](Accumulator (&chain)[IN_FLIGHT], Accumulator (&ahead)[IN_FLIGHT]) {
+            auto done = [&] { math.release(stage); };
+            if (block + IN_FLIGHT >= k_end) {
+                promote_stage<false>(math, acc, chain, stage, block, k_end, slot, done);
+                return true;
+            }
+            take(ahead, after(stage));
+            promote_stage<true>(math, acc, chain, stage, block, k_end, slot, done);
+            stage = after(stage);
+            block += IN_FLIGHT;
+            return false;
+        };
+        #pragma unroll 1
+        for (;;) {
+            // Each way out has a wait of its own: where two meet, ptxas takes wgmma for still under way, and serialises all (C7514).
+            if (turn(even, odd)) return;
+            if (turn(odd, even)) return;
+        }
     }
 }

@@ -131,13 +131,13 @@ DEVICE void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
 
-// Calls `done` for each of GROUPS groups of wgmma when it is.
-template <u32 GROUPS, u32 DONE = 0, class F>
+// Calls `done` for each of GROUPS groups of wgmma when it is; LATER ones have been issued after them.
+template <u32 GROUPS, u32 LATER = 0, u32 DONE = 0, class F>
 DEVICE void in_order(const F& done) {
     if constexpr (DONE < GROUPS) {
-        wgmma_wait<GROUPS - 1 - DONE>();
+        wgmma_wait<LATER + GROUPS - 1 - DONE>();
         done(DONE);
-        in_order<GROUPS, DONE + 1>(done);
+        in_order<GROUPS, LATER, DONE + 1>(done);
     }
 }
 

@@ -211,6 +211,14 @@ impl KernelConfig {
         }
     }
 
+    /// Whether blocks in flight are those of two stages, the next being multiplied while one is promoted: with products of
+    /// one stage in at most 32 registers of a thread. 64x32 with four blocks, in 64, was not faster so, and tiles of 16 rows
+    /// wait for memory.
+    pub(crate) const fn ahead(&self) -> bool {
+        let narrow = self.block_m == 64 && self.in_flight > 1 && !matches!(self.schedule, Schedule::Swapped);
+        narrow && self.in_flight.saturating_mul(self.block_n) <= 64
+    }
+
     /// Registers of a math thread and of a loading one (`setmaxnreg`): those of a CTA together at most 65,536. `None`
     /// for kernels with one math warpgroup, whose threads keep what the compiler gives all of them.
     pub const fn registers(&self) -> Option<(u32, u32)> {

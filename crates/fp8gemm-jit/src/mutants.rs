@@ -123,8 +123,6 @@ mutants! {
     ScaleOfNeighbour => "scale-of-neighbour",
     /// All blocks of a stage take the scales of its first.
     ScaleOfFirstBlock => "scale-of-first-block",
-    /// Blocks left over behind whole stages take the operands of the first of them.
-    LeftoversOfFirst => "leftovers-of-first",
     /// The product with the neighbouring block of tokens is taken, beside the diagonal.
     DiagonalOfNeighbour => "diagonal-of-neighbour",
     /// What a stage holds beyond the end of K is promoted too.
@@ -189,8 +187,6 @@ impl KernelMutant {
             Self::HandoverUnawaited | Self::HandoverUnfenced => config.schedule == Schedule::StreamK,
             Self::ChainNotCleared => config.accumulation != crate::Accumulation::Chain && !in_flight,
             Self::ScaleOfFirstBlock => promotes && in_flight,
-            // With two in flight one is left over, which is the first.
-            Self::LeftoversOfFirst => config.in_flight > 2,
             Self::PromotionOutOfOrder
             | Self::SumNotCleared
             | Self::StepTwice

@@ -61,7 +61,7 @@ impl KernelConfig {
             ("SPLIT", &self.accumulation.parts()),
             ("SHARED_BYTES_EXPECTED", &self.shared_bytes()),
         ];
-        let all: [(&str, &dyn core::fmt::Display); 20] = [
+        let all: [(&str, &dyn core::fmt::Display); 21] = [
             ("SCALES", &scales),
             ("CHAIN", &(self.accumulation == Accumulation::Chain)),
             ("OUTPUT", &output(Some(self.output))),
@@ -70,6 +70,7 @@ impl KernelConfig {
             ("BLOCK_N", &self.block_n),
             ("STAGES", &self.stages),
             ("IN_FLIGHT", &self.in_flight),
+            ("AHEAD", &self.ahead()),
             ("CLUSTER", &self.share.cluster()),
             ("CLUSTER_M", &self.share.along_m()),
             ("CLUSTER_N", &self.share.along_n()),

@@ -97,9 +97,11 @@ fn judge(nvrtc: &Nvrtc, tool: &Disassembler, config: &KernelConfig) -> Result<Fo
     );
     let mut faults: Vec<_> = summary.faults(config).iter().map(ToString::to_string).collect();
     // Kernels that promote otherwise, or a little at a time, have no run of FFMA. Those with swapped operands wait for
-    // memory, and some have their scales where the pass does not look for them.
+    // memory, and some have their scales where the pass does not look for them; with several blocks in flight a predicate
+    // can guard those beyond K.
     let runs = FfmaRuns::of(&checked.compiled.cubin, KERNEL);
-    if let (Err(error @ JitError::UnknownFfma { .. }), false) = (runs, config.schedule == Schedule::Swapped) {
+    let others = config.schedule == Schedule::Swapped || config.in_flight > 1;
+    if let (Err(error @ JitError::UnknownFfma { .. }), false) = (runs, others) {
         faults.push(error.to_string());
     }
     let changed = changed(config, &checked.compiled.cubin).unwrap_or_else(|fault| {

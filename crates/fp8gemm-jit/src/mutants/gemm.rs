@@ -62,26 +62,22 @@ pub(super) const fn in_flight(mutant: KernelMutant) -> Edits {
         // As if all that is done could be taken in any order.
         KernelMutant::PromotionOutOfOrder => &[
             (
-                "    in_order<BLOCKS>([&](u32 i) {\n",
-                "    in_order<BLOCKS>([&](u32 turn) {\n        wgmma_wait();\n        u32 i = BLOCKS - 1 - turn;\n",
+                "0>([&](u32 i) {\n",
+                "0>([&](u32 turn) {\n        wgmma_wait<WHOLE ? IN_FLIGHT : 0>();\n        u32 i = IN_FLIGHT - 1 - turn;\n",
             ),
-            ("if (i + 1 == BLOCKS) done();", "if (turn + 1 == BLOCKS) done();"),
+            ("if (i + 1 == IN_FLIGHT) done();", "if (turn + 1 == IN_FLIGHT) done();"),
         ],
         KernelMutant::SwappedStage => {
-            &[("descriptor(shared.b(stage) + first", "descriptor(shared.b((stage + 1) % STAGES) + first")]
+            &[("descriptor(math.shared.b(stage))", "descriptor(math.shared.b((stage + 1) % STAGES))")]
         }
         KernelMutant::ReleasedEarly => &[
-            ("        if (i + 1 == BLOCKS) done();\n", ""),
-            ("    in_order<BLOCKS>([&](u32 i) {\n", "    done();\n    in_order<BLOCKS>([&](u32 i) {\n"),
+            ("        if (i + 1 == IN_FLIGHT) done();\n", ""),
+            ("    in_order<IN_FLIGHT, WHOLE", "    done();\n    in_order<IN_FLIGHT, WHOLE"),
         ],
         KernelMutant::ScaleOfFirstBlock => &[
-            ("math.read_rows(sa, stage, 0, first + i);", "math.read_rows(sa, stage, 0, first);"),
+            ("math.read_rows(sa, stage, 0, i);", "math.read_rows(sa, stage, 0, 0);"),
             ("MAX_K_BLOCKS + block + i) * 4", "MAX_K_BLOCKS + block) * 4"),
-            ("math.read_elements(scales, stage, 0, first + i);", "math.read_elements(scales, stage, 0, first);"),
-        ],
-        KernelMutant::LeftoversOfFirst => &[
-            ("shared.a(stage) + first * BYTES_A", "shared.a(stage)"),
-            ("shared.b(stage) + first * BYTES_B", "shared.b(stage)"),
+            ("math.read_elements(scales, stage, 0, i);", "math.read_elements(scales, stage, 0, 0);"),
         ],
         other => blockwise(other),
     }

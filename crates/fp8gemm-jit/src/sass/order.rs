@@ -3,6 +3,8 @@
 //! A kernel without one of them can give the right bits for a long time: what it orders is mostly in
 //! order anyway. So they are counted in the machine code, where a missing one always shows.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::Serialize;
 
 use super::{Instruction, loops};
@@ -36,9 +38,15 @@ pub struct Order {
     /// `BAR.SYNC` on a barrier other than 0: half of a CTA or more meets (`bar.sync`). Barrier 0 is in
     /// `barrier.cluster` too, for CTAs without a cluster.
     pub meetings: u32,
-    /// `SYNCS.ARRIVE` (`mbarrier.arrive`) that can come after a `QGMMA` with no wait for all tensor-core work
-    /// between: a stage is given back while it is read.
-    pub early_releases: u32,
+    /// `SYNCS.ARRIVE` (`mbarrier.arrive`) that can come after a `QGMMA` with no wait for tensor-core work between that
+    /// leaves at most so many groups under way: a stage is given back while it is read. By the numbers that waits leave.
+    pub early_releases: BTreeMap<u32, u32>,
+}
+
+/// How many groups of `wgmma` a wait leaves under way; nothing for other instructions.
+fn left_under_way(one: &Instruction) -> Option<u32> {
+    let left = one.operands.last().filter(|_| one.opcode.starts_with("WARPGROUP.DEPBAR"))?;
+    u32::from_str_radix(left.strip_prefix("0x")?, 16).ok()
 }
 
 /// Any number from this on: the compiler may write a place out several times.
@@ -64,14 +72,18 @@ impl Order {
             meetings: count(&|one| {
                 one.opcode.starts_with("BAR.SYNC") && one.operands.first().is_none_or(|id| id != "0x0")
             }),
-            early_releases: loops::follow(
-                code,
-                |one| one.is("QGMMA"),
-                |one| one.opcode.starts_with("SYNCS.ARRIVE"),
-                |one| {
-                    one.opcode.starts_with("WARPGROUP.DEPBAR") && one.operands.last().is_some_and(|rest| rest == "0x0")
-                },
-            ),
+            early_releases: code
+                .iter()
+                .filter_map(left_under_way)
+                .chain([0])
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .map(|most| {
+                    let waited = |one: &Instruction| left_under_way(one).is_some_and(|left| left <= most);
+                    let released = |one: &Instruction| one.opcode.starts_with("SYNCS.ARRIVE");
+                    (most, loops::follow(code, |one| one.is("QGMMA"), released, waited))
+                })
+                .collect(),
         }
     }
 
@@ -83,14 +95,16 @@ impl Order {
         let lines = u32::from(swapped == 1 && config.block_n == 64 && config.output.size() == 2);
         let stream = u32::from(config.schedule == Schedule::StreamK);
         let cluster = u32::from(config.cluster() > 1);
-        let several = config.in_flight > 1;
-        let tensor = if config.schedule == Schedule::Swapped {
-            config.in_flight
-        } else if several {
-            config.in_flight + 1
-        } else {
-            config.stages * config.waves()
+        // Where two stages are under way each is promoted in two places: before the next ends, and as the last.
+        let tensor = match config.schedule {
+            Schedule::Swapped => config.in_flight,
+            _ if config.ahead() => 4 * config.in_flight,
+            _ if config.in_flight > 1 => config.in_flight,
+            _ => config.stages * config.waves(),
         };
+        // A stage is given back while the next one's groups are.
+        let later = if config.ahead() { config.in_flight } else { 0 };
+        let early = self.early_releases.range(..=later).next_back().map_or(0, |(_, releases)| *releases);
         [
             ("FENCE.VIEW.ASYNC", self.async_fences, (1 + tma, 1 + tma)),
             // With swapped operands one for scales, and one for either order of weights and tokens.
@@ -109,7 +123,7 @@ impl Order {
             // All for the first barriers, but for clusters of gemm.cu, which meet. Swapped: scales before and after they are
             // multiplied; results that are there and that have been taken; the ring before it takes lines of D.
             ("BAR.SYNC", self.meetings, from(1.max(3 * swapped) - cluster * (1 - swapped) + 2 * diagonal + lines)),
-            ("SYNCS.ARRIVE before WARPGROUP.DEPBAR", self.early_releases, (0, 0)),
+            ("SYNCS.ARRIVE before WARPGROUP.DEPBAR", early, (0, 0)),
         ]
     }
 }

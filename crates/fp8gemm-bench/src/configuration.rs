@@ -10,7 +10,7 @@ use crate::BenchError;
 /// candidate of that name; else the best candidate that has all of the words; where none has, the
 /// chosen one with the words for tile (`256x112`), stages (`s4`), blocks in flight (`f4`, 1 without), sharing in clusters (`x`: none, `xa`,
 /// `xb`), schedule (`pp`, `sk`, `sw`), direct stores (`d`) and group (`g8`) changed. Without a word for
-/// stages, a changed tile gets as many as fit.
+/// stages, a changed tile gets as many as fit. Before the tile, `f16` and `f32` are the output's where D has that type.
 ///
 /// # Errors
 /// [`BenchError::Configuration`] for a word that is none of those and in no candidate;
@@ -32,11 +32,12 @@ pub fn find(text: &str, problem: &Problem, sms: u32) -> Result<KernelConfig, Ben
     let mut config = best.config;
     let (mut tile, mut stages) = (None, None);
     config.in_flight = 1;
+    let of_problem: Vec<_> = name.split('_').take_while(|word| sizes(word).is_none()).collect();
     for word in text.split('_') {
         let number = |prefix: char| word.strip_prefix(prefix).and_then(|digits| digits.parse::<u32>().ok());
-        let sizes = word.split_once('x').and_then(|(m, n)| Some((m.parse().ok()?, n.parse().ok()?)));
-        if let Some((m, n)) = sizes {
-            tile = Some((m, n));
+        if let Some(size) = sizes(word) {
+            tile = Some(size);
+        } else if tile.is_none() && of_problem.contains(&word) {
         } else if let Some(count) = number('s') {
             stages = Some(count);
         } else if let Some(count) = number('f') {
@@ -73,6 +74,12 @@ pub fn find(text: &str, problem: &Problem, sms: u32) -> Result<KernelConfig, Ben
     Ok(config)
 }
 
+/// Rows and columns that a word means as a tile.
+fn sizes(word: &str) -> Option<(u32, u32)> {
+    let (m, n) = word.split_once('x')?;
+    Some((m.parse().ok()?, n.parse().ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +92,19 @@ mod tests {
         for candidate in choose(&problem, 132).unwrap().candidates {
             let config = find(&candidate.config.to_string(), &problem, 132).unwrap();
             assert_eq!(config, candidate.config);
+        }
+    }
+
+    /// Breaks if the name of a kernel that is no candidate, as logs have it, is not understood: the output's type
+    /// looks like blocks in flight.
+    #[test]
+    fn names_of_other_kernels_are_understood() {
+        for output in ["f16", "f32"] {
+            let problem = format!("70x132x260 a=e5m2:1x128 b=e4m3:1x128 d={output}").parse().unwrap();
+            let chosen = choose(&problem, 132).unwrap().config();
+            let config = KernelConfig { schedule: Schedule::PingPong, block_m: 64, block_n: 16, stages: 8, ..chosen };
+            assert!(config.check().is_ok());
+            assert_eq!(find(&config.to_string(), &problem, 132).unwrap(), config, "{config}");
         }
     }
 

@@ -210,12 +210,13 @@ DEVICE void main_loop(Math& math, Accumulator (&acc)[WAVES], u32 k_begin, u32 k_
 
 // ---- narrow tiles: the blocks of a stage at once ---------------------------------------------
 
-// wgmma of all blocks of a stage, a group for each.
-DEVICE void issue(const Math& math, Accumulator (&chain)[IN_FLIGHT], u32 stage) {
-    u32 a = descriptor(math.shared.a(stage) + math.wave_row(0) * BLOCK_K), b = descriptor(math.shared.b(stage));
+// wgmma of BLOCKS blocks of a stage, from the `first` on, a group for each.
+template <u32 BLOCKS>
+DEVICE void issue(const Math& math, Accumulator (&chain)[BLOCKS], u32 stage, u32 first) {
+    u32 a = descriptor(math.shared.a(stage) + first * BYTES_A + math.wave_row(0) * BLOCK_K), b = descriptor(math.shared.b(stage) + first * BYTES_B);
     wgmma_fence();
     #pragma unroll
-    for (u32 i = 0; i < IN_FLIGHT; i++) {
+    for (u32 i = 0; i < BLOCKS; i++) {
         #pragma unroll
         for (u32 step = 0; step < BLOCK_K / 32; step++) {
             wgmma(chain[i], a + (i * BYTES_A + step * 32) / 16, b + (i * BYTES_B + step * 32) / 16, step > 0);
@@ -224,17 +225,18 @@ DEVICE void issue(const Math& math, Accumulator (&chain)[IN_FLIGHT], u32 stage) 
     }
 }
 
-// Promotes them in order, each when it is done: they are chains of their own. The first is the `block`th of K. The
-// last stage may end beyond K; else, WHOLE, the next one has been issued since. `done` is called when the stage is no longer needed.
-template <bool WHOLE, class F>
-DEVICE void promote_stage(const Math& math, Accumulator& acc, const Accumulator (&chain)[IN_FLIGHT], u32 stage, u32 block, u32 k_end, u32 slot, const F& done) {
+// Promotes them in order, each when it is done: they are chains of their own. The first is the `block`th of K; those from
+// `k_end` on, that only the LAST can be, are not promoted. LATER groups have been issued since. `done` is called when
+// the blocks are no longer needed.
+template <bool LAST, u32 LATER, u32 BLOCKS, class F>
+DEVICE void promote_blocks(const Math& math, Accumulator& acc, const Accumulator (&chain)[BLOCKS], u32 stage, u32 first, u32 block, u32 k_end, u32 slot, const F& done) {
     // In the shadow of the tensor cores, and before the stage is released.
-    float low[IN_FLIGHT][SCALES_B], high[IN_FLIGHT][SCALES_B];
+    float low[BLOCKS][SCALES_B], high[BLOCKS][SCALES_B];
     if constexpr (SCALES == SCALES_1D2D) {
         #pragma unroll
-        for (u32 i = 0; i < IN_FLIGHT; i++) {
+        for (u32 i = 0; i < BLOCKS; i++) {
             float sa[2];
-            math.read_rows(sa, stage, 0, i);
+            math.read_rows(sa, stage, 0, first + i);
             #pragma unroll
             for (u32 j = 0; j < SCALES_B; j++) {
                 float sb = shared_load(slot + SLOT_SCALES + (j * MAX_K_BLOCKS + block + i) * 4);
@@ -243,11 +245,11 @@ DEVICE void promote_stage(const Math& math, Accumulator& acc, const Accumulator 
             }
         }
     }
-    in_order<IN_FLIGHT, WHOLE ? IN_FLIGHT : 0>([&](u32 i) {
+    in_order<BLOCKS, LATER>([&](u32 i) {
         float scales[BLOCK_N / 2];
-        if constexpr (SCALES == SCALES_1D1D) math.read_elements(scales, stage, 0, i);
-        if (i + 1 == IN_FLIGHT) done();
-        if (!WHOLE && block + i >= k_end) return;
+        if constexpr (SCALES == SCALES_1D1D) math.read_elements(scales, stage, 0, first + i);
+        if (i + 1 == BLOCKS) done();
+        if (LAST && block + i >= k_end) return;
         if constexpr (SCALES == SCALES_1D2D) {
             promote(acc, chain[i], low[i], high[i]);
         } else if constexpr (SCALES == SCALES_1D1D) {
@@ -265,38 +267,52 @@ DEVICE void main_loop_in_flight(Math& math, Accumulator& acc, u32 k_begin, u32 k
     const Shared& shared = math.shared;
     u32 stage = 0, block = k_begin;
     bool ready = barrier_try_wait(shared.full(0), math.ring.phase(0));
-    auto take = [&](Accumulator (&chain)[IN_FLIGHT], u32 stage) {
+    auto take = [&](u32 stage) {
         if (!ready) barrier_wait(shared.full(stage), math.ring.phase(stage));
         math.ring.use(stage);
-        issue(math, chain, stage);
     };
     auto after = [](u32 stage) { return stage + 1 == STAGES ? 0 : stage + 1; };
     if constexpr (!AHEAD) {
-        Accumulator chain[IN_FLIGHT];
         #pragma unroll 1
         for (; block < k_end; block += IN_FLIGHT) {
             u32 next = after(stage);
-            take(chain, stage);
-            promote_stage<false>(math, acc, chain, stage, block, k_end, slot, [&] {
+            take(stage);
+            auto done = [&] {
                 math.release(stage);
                 // Asked before the multiplications and needed after them.
                 ready = block + IN_FLIGHT >= k_end || barrier_try_wait(shared.full(next), math.ring.phase(next));
-            });
+            };
+            if (block + IN_FLIGHT <= k_end) {
+                Accumulator chain[IN_FLIGHT];
+                issue(math, chain, stage, 0);
+                promote_blocks<false, 0>(math, acc, chain, stage, 0, block, k_end, slot, done);
+            } else {
+                // One by one: a condition for each would keep ptxas from mixing the blocks of whole stages.
+                #pragma unroll 1
+                for (u32 i = 0; block + i < k_end; i++) {
+                    Accumulator chain[1];
+                    issue(math, chain, stage, i);
+                    promote_blocks<false, 0>(math, acc, chain, stage, i, block + i, k_end, slot, [] {});
+                }
+                done();
+            }
             stage = next;
         }
     } else {
         Accumulator even[IN_FLIGHT], odd[IN_FLIGHT];
-        take(even, 0);
+        take(0);
+        issue(math, even, 0, 0);
         ready = false;
         // Whether that was all.
         auto turn = [&](Accumulator (&chain)[IN_FLIGHT], Accumulator (&ahead)[IN_FLIGHT]) {
             auto done = [&] { math.release(stage); };
             if (block + IN_FLIGHT >= k_end) {
-                promote_stage<false>(math, acc, chain, stage, block, k_end, slot, done);
+                promote_blocks<true, 0>(math, acc, chain, stage, 0, block, k_end, slot, done);
                 return true;
             }
-            take(ahead, after(stage));
-            promote_stage<true>(math, acc, chain, stage, block, k_end, slot, done);
+            take(after(stage));
+            issue(math, ahead, after(stage), 0);
+            promote_blocks<false, IN_FLIGHT>(math, acc, chain, stage, 0, block, k_end, slot, done);
             stage = after(stage);
             block += IN_FLIGHT;
             return false;

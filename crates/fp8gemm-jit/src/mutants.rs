@@ -123,6 +123,8 @@ mutants! {
     ScaleOfNeighbour => "scale-of-neighbour",
     /// All blocks of a stage take the scales of its first.
     ScaleOfFirstBlock => "scale-of-first-block",
+    /// Blocks left over behind whole stages take the operands of the first of them.
+    LeftoversOfFirst => "leftovers-of-first",
     /// The product with the neighbouring block of tokens is taken, beside the diagonal.
     DiagonalOfNeighbour => "diagonal-of-neighbour",
     /// What a stage holds beyond the end of K is promoted too.
@@ -187,6 +189,8 @@ impl KernelMutant {
             Self::HandoverUnawaited | Self::HandoverUnfenced => config.schedule == Schedule::StreamK,
             Self::ChainNotCleared => config.accumulation != crate::Accumulation::Chain && !in_flight,
             Self::ScaleOfFirstBlock => promotes && in_flight,
+            // With two in flight one is left over, which is the first; with two stages in flight they stay where they are.
+            Self::LeftoversOfFirst => config.in_flight > 2 && !config.ahead(),
             Self::PromotionOutOfOrder
             | Self::SumNotCleared
             | Self::StepTwice

@@ -62,22 +62,26 @@ pub(super) const fn in_flight(mutant: KernelMutant) -> Edits {
         // As if all that is done could be taken in any order.
         KernelMutant::PromotionOutOfOrder => &[
             (
-                "0>([&](u32 i) {\n",
-                "0>([&](u32 turn) {\n        wgmma_wait<WHOLE ? IN_FLIGHT : 0>();\n        u32 i = IN_FLIGHT - 1 - turn;\n",
+                "LATER>([&](u32 i) {\n",
+                "LATER>([&](u32 turn) {\n        wgmma_wait<LATER>();\n        u32 i = BLOCKS - 1 - turn;\n",
             ),
-            ("if (i + 1 == IN_FLIGHT) done();", "if (turn + 1 == IN_FLIGHT) done();"),
+            ("if (i + 1 == BLOCKS) done();", "if (turn + 1 == BLOCKS) done();"),
         ],
         KernelMutant::SwappedStage => {
-            &[("descriptor(math.shared.b(stage))", "descriptor(math.shared.b((stage + 1) % STAGES))")]
+            &[("descriptor(math.shared.b(stage) + first", "descriptor(math.shared.b((stage + 1) % STAGES) + first")]
         }
         KernelMutant::ReleasedEarly => &[
-            ("        if (i + 1 == IN_FLIGHT) done();\n", ""),
-            ("    in_order<IN_FLIGHT, WHOLE", "    done();\n    in_order<IN_FLIGHT, WHOLE"),
+            ("        if (i + 1 == BLOCKS) done();\n", ""),
+            ("    in_order<BLOCKS, LATER", "    done();\n    in_order<BLOCKS, LATER"),
         ],
         KernelMutant::ScaleOfFirstBlock => &[
-            ("math.read_rows(sa, stage, 0, i);", "math.read_rows(sa, stage, 0, 0);"),
+            ("math.read_rows(sa, stage, 0, first + i);", "math.read_rows(sa, stage, 0, first);"),
             ("MAX_K_BLOCKS + block + i) * 4", "MAX_K_BLOCKS + block) * 4"),
-            ("math.read_elements(scales, stage, 0, i);", "math.read_elements(scales, stage, 0, 0);"),
+            ("math.read_elements(scales, stage, 0, first + i);", "math.read_elements(scales, stage, 0, first);"),
+        ],
+        KernelMutant::LeftoversOfFirst => &[
+            ("math.shared.a(stage) + first * BYTES_A", "math.shared.a(stage)"),
+            ("math.shared.b(stage) + first * BYTES_B", "math.shared.b(stage)"),
         ],
         other => blockwise(other),
     }

@@ -28,8 +28,8 @@ pub struct Expected {
 ///
 /// - Main loop: unrolled by the stages; in each, for each 64-row wave of a warpgroup, four `wgmma` of
 ///   32 along K. Both math warpgroups run the same code, and there is one copy of the loop: nothing
-///   outside. With several blocks in flight: four for each of them; where those of two stages are, for both in the loop,
-///   and for the first stage before it.
+///   outside. With several blocks in flight: four for each of them, and a loop of its own, inside the
+///   other, for blocks that are left over; where those of two stages are, for both in one loop, and for the first before it.
 /// - Loads: A, B; scales of A unless they are applied at the end; scales of B if they are 1x128
 ///   (128x128 ones are not loaded by TMA). With several blocks in flight A and B once more, block by
 ///   block in a loop, which the compiler may turn by one. And C, where the moving warp brings it: one
@@ -51,8 +51,11 @@ pub fn expected(config: &KernelConfig) -> Expected {
         return Expected { main_loops: 1, loop_qgmma: qgmma, qgmma, utmaldg: (4, 16), utmastg: (0, 0), ffma_conflicts };
     }
     let several = config.in_flight > 1;
-    let ahead = u32::from(config.ahead());
-    let loop_qgmma = if several { 4 * config.in_flight * (1 + ahead) } else { config.stages * config.waves() * 4 };
+    let loop_qgmma = match () {
+        () if config.ahead() => 8 * config.in_flight,
+        () if several => 4,
+        () => config.stages * config.waves() * 4,
+    };
     let scales_a = u32::from(config.scales != KernelScales::AtEnd);
     let scales_b = u32::from(config.scales == KernelScales::Block1d1d);
     let tma = u32::from(config.store == Store::Tma);
@@ -63,7 +66,7 @@ pub fn expected(config: &KernelConfig) -> Expected {
     Expected {
         main_loops: 1,
         loop_qgmma,
-        qgmma: loop_qgmma + 4 * config.in_flight * ahead,
+        qgmma: loop_qgmma + if several { 4 * config.in_flight } else { 0 },
         utmaldg: (loads + brings_c, loads + turned + brings_c * config.waves()),
         utmastg: (tma * versions, tma * versions * config.waves()),
         ffma_conflicts: 0,

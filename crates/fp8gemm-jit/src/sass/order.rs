@@ -95,11 +95,12 @@ impl Order {
         let lines = u32::from(swapped == 1 && config.block_n == 64 && config.output.size() == 2);
         let stream = u32::from(config.schedule == Schedule::StreamK);
         let cluster = u32::from(config.cluster() > 1);
-        // Where two stages are under way each is promoted in two places: before the next ends, and as the last.
+        // Of several blocks those that are left over are promoted one by one. Where two stages are under way each is
+        // promoted in two places: before the next ends, and as the last.
         let tensor = match config.schedule {
             Schedule::Swapped => config.in_flight,
             _ if config.ahead() => 4 * config.in_flight,
-            _ if config.in_flight > 1 => config.in_flight,
+            _ if config.in_flight > 1 => config.in_flight + 1,
             _ => config.stages * config.waves(),
         };
         // A stage is given back while the next one's groups are.

@@ -127,9 +127,8 @@ struct Producer {
         if (arguments.weights_constant) grid_wait();
         #pragma unroll 1
         for (u32 block = place.begin, stage = 0; block < first; block += STAGE_BLOCKS, stage++) tokens(stage, block);
-        // With constant weights the kernel behind this one may take what room there is, and load. Else it would only be in the
-        // way: CTAs that begin where others end are not spread evenly over SMs.
-        if (arguments.weights_constant) grid_launch_dependents();
+        // The kernel behind this one may take what room there is, and waits for its end all the same.
+        grid_launch_dependents();
         #pragma unroll 1
         for (u32 block = place.begin + STAGES * STAGE_BLOCKS, stage = 0, phase = 0; block < place.end; block += STAGE_BLOCKS) {
             barrier_wait(shared.empty(stage), phase);
@@ -137,7 +136,6 @@ struct Producer {
             tokens(stage, block);
             if (++stage == STAGES) stage = 0, phase ^= 1;
         }
-        grid_launch_dependents();
     }
 };
 

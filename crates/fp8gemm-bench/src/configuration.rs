@@ -35,9 +35,12 @@ pub fn find(text: &str, problem: &Problem, sms: u32) -> Result<KernelConfig, Ben
     let of_problem: Vec<_> = name.split('_').take_while(|word| sizes(word).is_none()).collect();
     for word in text.split('_') {
         let number = |prefix: char| word.strip_prefix(prefix).and_then(|digits| digits.parse::<u32>().ok());
+        // Words of the problem come first; `f32` would be blocks in flight else.
+        if tile.is_none() && of_problem.contains(&word) {
+            continue;
+        }
         if let Some(size) = sizes(word) {
             tile = Some(size);
-        } else if tile.is_none() && of_problem.contains(&word) {
         } else if let Some(count) = number('s') {
             stages = Some(count);
         } else if let Some(count) = number('f') {

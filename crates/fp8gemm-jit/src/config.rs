@@ -214,7 +214,7 @@ impl KernelConfig {
     /// Whether blocks in flight are those of two stages, the next being multiplied while one is promoted: with products of
     /// one stage in at most 32 registers of a thread. 64x32 with four blocks, in 64, was not faster so, and tiles of 16 rows
     /// wait for memory.
-    pub(crate) const fn ahead(&self) -> bool {
+    pub const fn ahead(&self) -> bool {
         let narrow = self.block_m == 64 && self.in_flight > 1 && !matches!(self.schedule, Schedule::Swapped);
         narrow && self.in_flight.saturating_mul(self.block_n) <= 64
     }

@@ -97,10 +97,10 @@ fn judge(nvrtc: &Nvrtc, tool: &Disassembler, config: &KernelConfig) -> Result<Fo
     );
     let mut faults: Vec<_> = summary.faults(config).iter().map(ToString::to_string).collect();
     // Kernels that promote otherwise, or a little at a time, have no run of FFMA. Those with swapped operands wait for
-    // memory, and some have their scales where the pass does not look for them; with several blocks in flight a predicate
-    // can guard those beyond K.
+    // memory, and some have their scales where the pass does not look for them; where the blocks of two stages are in flight a
+    // predicate can guard those beyond K.
     let runs = FfmaRuns::of(&checked.compiled.cubin, KERNEL);
-    let others = config.schedule == Schedule::Swapped || config.in_flight > 1;
+    let others = config.schedule == Schedule::Swapped || config.ahead();
     if let (Err(error @ JitError::UnknownFfma { .. }), false) = (runs, others) {
         faults.push(error.to_string());
     }

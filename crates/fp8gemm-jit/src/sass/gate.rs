@@ -51,10 +51,12 @@ pub fn expected(config: &KernelConfig) -> Expected {
         return Expected { main_loops: 1, loop_qgmma: qgmma, qgmma, utmaldg: (4, 16), utmastg: (0, 0), ffma_conflicts };
     }
     let several = config.in_flight > 1;
-    let loop_qgmma = match () {
-        () if config.ahead() => 8 * config.in_flight,
-        () if several => 4,
-        () => config.stages * config.waves() * 4,
+    let loop_qgmma = if config.ahead() {
+        8 * config.in_flight
+    } else if several {
+        4
+    } else {
+        config.stages * config.waves() * 4
     };
     let scales_a = u32::from(config.scales != KernelScales::AtEnd);
     let scales_b = u32::from(config.scales == KernelScales::Block1d1d);

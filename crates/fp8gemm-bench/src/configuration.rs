@@ -9,7 +9,7 @@ use crate::BenchError;
 /// The configuration that `text` means: words joined by `_`, as in a configuration's name. The
 /// candidate of that name; else the best candidate that has all of the words; where none has, the
 /// chosen one with the words for tile (`256x112`), stages (`s4`), blocks in flight (`f4`, 1 without), sharing in clusters (`x`: none, `xa`,
-/// `xb`), schedule (`pp`, `sk`, `sw`), direct stores (`d`) and group (`g8`) changed. Without a word for
+/// `xb`), schedule (`co`, `pp`, `sk`, `sw`), direct stores (`d`) and group (`g8`) changed. Without a word for
 /// stages, a changed tile gets as many as fit. Before the tile, `f16` and `f32` are the output's where D has that type.
 ///
 /// # Errors
@@ -50,7 +50,7 @@ pub fn find(text: &str, problem: &Problem, sms: u32) -> Result<KernelConfig, Ben
         {
             config.share = share.1;
         } else if let Some(schedule) =
-            [("pp", Schedule::PingPong), ("sk", Schedule::StreamK), ("sw", Schedule::Swapped)]
+            [("co", Schedule::Cooperative), ("pp", Schedule::PingPong), ("sk", Schedule::StreamK), ("sw", Schedule::Swapped)]
                 .iter()
                 .find(|(own, _)| *own == word)
         {
@@ -60,7 +60,7 @@ pub fn find(text: &str, problem: &Problem, sms: u32) -> Result<KernelConfig, Ben
         } else if let Some(count) = number('g') {
             config.group = count;
         } else if !name.split('_').any(|own| own == word) {
-            let what = "a tile (256x112), stages (s4), blocks in flight (f4), sharing in clusters (x, xa, xb), a schedule (pp, sk, sw), d, a group (g8) or a word of";
+            let what = "a tile (256x112), stages (s4), blocks in flight (f4), sharing in clusters (x, xa, xb), a schedule (co, pp, sk, sw), d, a group (g8) or a word of";
             return Err(fail(format!("`{word}` is not {what} {}", names.join(", "))));
         }
     }

@@ -65,7 +65,7 @@ pub(crate) struct BenchArgs {
     seconds: f64,
     /// Kernel configuration instead of the chosen one: words of a name of `kernels explain`, such as
     /// 256x112 or 128x48_s5_xa_g8: a tile, stages (s4), blocks in flight (f4), what clusters share
-    /// (x: nothing, xa, xb), a schedule (pp: ping-pong, sk: stream-K), d (direct stores), a group (g8)
+    /// (x: nothing, xa, xb), a schedule (co: cooperative, pp: ping-pong, sk: stream-K), d (direct stores), a group (g8)
     #[arg(long, value_name = "NAME")]
     config: Option<String>,
     /// Time our kernel also with these patterns of yield flags in its promotion, beside what the compiler

@@ -210,6 +210,8 @@ DEVICE void move_tiles(const Arguments& arguments, const Shared& shared, Schedul
 DEVICE void multiply(const Arguments& arguments, Math& math, Schedule schedule) {
     const Shared& shared = math.shared;
     Accumulator acc[WAVES];
+    // Group 0 begins; at the end it takes what was passed to it last.
+    if (IN_TURNS && math.group == 1) turn_pass(0);
     #pragma unroll 1
     for (u32 turn = 0, finished = 0; schedule.next(); turn++) {
         if (PING_PONG && turn % MATH_GROUPS != math.group) {
@@ -258,6 +260,7 @@ DEVICE void multiply(const Arguments& arguments, Math& math, Schedule schedule) 
         // Every lane for what it has read.
         barrier_arrive(shared.slot_empty(turn % 2));
     }
+    if (IN_TURNS && math.group == 0) turn_await(0);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) fp8gemm(const __grid_constant__ Arguments arguments) {

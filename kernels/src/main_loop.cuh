@@ -41,6 +41,7 @@ constexpr u32 SHARED_BYTES = AT_BARRIERS + (2 * STAGES + 4 + 2 * MATH_GROUPS) * 
 static_assert(MATH_GROUPS == (BLOCK_M <= 64 && !PING_PONG ? 1 : 2), "named barriers and turns are for two");
 static_assert(BLOCK_M < 64 ? BLOCK_M % 8 == 0 : BLOCK_M % (64 * GROUPS_PER_TILE) == 0, "each math warpgroup has whole 64-row waves");
 static_assert(BLOCK_M >= 64 || STRIDE_B * STAGES >= (64 - BLOCK_M) * BLOCK_K, "what is read behind the last rows of A is in shared memory");
+static_assert(!IN_TURNS || (GROUPS_PER_TILE == 2 && IN_FLIGHT == 1), "warpgroups that have the same blocks take turns");
 static_assert(IN_FLIGHT > 1 || !AHEAD, "stages that are multiplied at once");
 static_assert(IN_FLIGHT == 1 || (WAVES == 1 && !CHAIN && !STREAM_K && CLUSTER == 1), "blocks in flight are of one wave");
 static_assert(BLOCK_M <= 256 && BLOCK_N <= 256, "a TMA box has at most 256 elements a side");
@@ -144,7 +145,8 @@ DEVICE void promote(Accumulator& acc, const Accumulator& chain, const float (&sc
     for (u32 i = 0; i < BLOCK_N / 2; i++) acc[i] = __fmaf_rn(scales[i], chain[i], acc[i]);
 }
 
-// Blocks k_begin to k_end of one tile. Stages are unrolled, so that their addresses are immediates.
+// Blocks k_begin to k_end of one tile. Stages are unrolled, so that their addresses are immediates. IN_TURNS the
+// warpgroups issue one after the other: else their wgmma mix, end together, and both promote while the tensor cores wait.
 DEVICE void main_loop(Math& math, Accumulator (&acc)[WAVES], u32 k_begin, u32 k_end, u32 slot) {
     const Shared& shared = math.shared;
     u32 descriptor_a = descriptor(shared.a(0) + math.wave_row(0) * BLOCK_K);
@@ -170,6 +172,7 @@ DEVICE void main_loop(Math& math, Accumulator (&acc)[WAVES], u32 k_begin, u32 k_
                 float sa[2];
                 if constexpr (SCALES == SCALES_1D2D) math.read_rows(sa, stage, wave);
                 Accumulator& target = CHAIN ? acc[wave] : chain;
+                if constexpr (IN_TURNS) turn_await(math.group);
                 wgmma_fence();
                 #pragma unroll
                 for (u32 step = 0; step < BLOCK_K / 32; step++) {
@@ -177,6 +180,7 @@ DEVICE void main_loop(Math& math, Accumulator (&acc)[WAVES], u32 k_begin, u32 k_
                           descriptor_b + (stage * BYTES_B + step * 32) / 16, step > 0 || (CHAIN && block > 0));
                 }
                 wgmma_commit();
+                if constexpr (IN_TURNS) turn_pass(1 - math.group);
                 // In the shadow of the tensor cores, and before the stage is released.
                 float low[SCALES_B], high[SCALES_B], scales[BLOCK_N / 2];
                 if constexpr (SCALES == SCALES_1D2D) {

@@ -219,6 +219,13 @@ impl KernelConfig {
         narrow && self.in_flight.saturating_mul(self.block_n) <= 64
     }
 
+    /// Whether the two math warpgroups of a tile take turns in issuing their `wgmma`, so that one promotes while the tensor
+    /// cores work for the other: 2 to 4 % faster with tiles of 128x192, up to 2 % slower with others (docs/performance.md).
+    pub const fn in_turns(&self) -> bool {
+        let together = matches!(self.schedule, Schedule::Cooperative | Schedule::StreamK);
+        together && matches!(self.scales, KernelScales::Block1d2d) && self.block_m == 128 && self.block_n >= 192
+    }
+
     /// Registers of a math thread and of a loading one (`setmaxnreg`): those of a CTA together at most 65,536. `None`
     /// for kernels with one math warpgroup, whose threads keep what the compiler gives all of them.
     pub const fn registers(&self) -> Option<(u32, u32)> {

@@ -61,7 +61,7 @@ impl KernelConfig {
             ("SPLIT", &self.accumulation.parts()),
             ("SHARED_BYTES_EXPECTED", &self.shared_bytes()),
         ];
-        let all: [(&str, &dyn core::fmt::Display); 21] = [
+        let all: [(&str, &dyn core::fmt::Display); 22] = [
             ("SCALES", &scales),
             ("CHAIN", &(self.accumulation == Accumulation::Chain)),
             ("OUTPUT", &output(Some(self.output))),
@@ -71,6 +71,7 @@ impl KernelConfig {
             ("STAGES", &self.stages),
             ("IN_FLIGHT", &self.in_flight),
             ("AHEAD", &self.ahead()),
+            ("IN_TURNS", &self.in_turns()),
             ("CLUSTER", &self.share.cluster()),
             ("CLUSTER_M", &self.share.along_m()),
             ("CLUSTER_N", &self.share.along_n()),

@@ -10,7 +10,7 @@ use fp8gemm_jit::tuning::Device;
 use libloading::Library;
 use sys::CUdevice_attribute as Attribute;
 
-use crate::HopperError;
+use crate::{HopperError, context};
 
 /// The oldest driver interface with tensor maps: CUDA 12.0.
 const NEEDED: i32 = 12_000;
@@ -75,6 +75,10 @@ pub fn probe() -> Result<Vec<DeviceInfo>, HopperError> {
 }
 
 /// An opened Hopper GPU: its primary context, shared with every other user in the process.
+///
+/// All `Gpu`s of one ordinal have one `CudaContext`, which stays until the process ends, with an idle
+/// stream: cudarc orders the uses of slices only while their `CudaContext` has a stream of its own, and slices
+/// may outlive every `Gpu`.
 #[derive(Clone, Debug)]
 pub struct Gpu {
     info: DeviceInfo,
@@ -98,8 +102,7 @@ impl Gpu {
         if info.compute_capability != (9, 0) {
             return Err(HopperError::NotHopper { name: info.name, cc: info.compute_capability });
         }
-        let context = CudaContext::new(ordinal).map_err(HopperError::cuda("cuDevicePrimaryCtxRetain"))?;
-        Ok(Self { info, context })
+        Ok(Self { info, context: context::open(ordinal)? })
     }
 
     /// What the driver says of it.
@@ -107,7 +110,8 @@ impl Gpu {
         &self.info
     }
 
-    /// Its primary context; streams and memory come from here.
+    /// Its primary context; streams and memory come from here. Launches on slices take no other
+    /// `CudaContext`, not even one of the same GPU.
     pub fn context(&self) -> &Arc<CudaContext> {
         &self.context
     }

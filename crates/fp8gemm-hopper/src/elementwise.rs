@@ -7,6 +7,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, result};
 use fp8gemm_jit::{BASE_OPTIONS, Compiler, ElementwiseKernel, Unit};
 
+use crate::context::same_context;
 use crate::kernel::{bind, load_function};
 use crate::{Gpu, HopperError};
 
@@ -88,12 +89,4 @@ pub(crate) fn check_sizes(kernel: ElementwiseKernel, rows: usize, k: usize) -> R
         return Err(HopperError::TooLarge { what: "number of CTAs", value, rule });
     }
     Ok(())
-}
-
-/// Whether a stream or memory belongs to the plan's context.
-pub(crate) fn same_context(what: &'static str, found: &CudaContext, plan: &CudaContext) -> Result<(), HopperError> {
-    if found.cu_ctx() == plan.cu_ctx() {
-        return Ok(());
-    }
-    Err(HopperError::WrongContext { what, found: found.ordinal(), plan: plan.ordinal() })
 }

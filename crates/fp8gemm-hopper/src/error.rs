@@ -169,8 +169,13 @@ pub enum HopperError {
         /// Elements from the first to the last that is read or written.
         needed: u128,
     },
-    /// A stream or memory of another context than the plan's.
-    #[error("{what} belongs to another CUDA context (device {found}) than the plan (device {plan})")]
+    /// A stream or memory of another context than the plan's. Launches on slices need the `CudaContext`
+    /// object of [`Gpu::context`](crate::Gpu::context): with another one, also of the same GPU, cudarc's
+    /// events would not order them.
+    #[error(
+        "{what} is of another CudaContext (device {found}) than the plan (device {plan}); streams and memory come \
+         from Gpu::context"
+    )]
     WrongContext {
         /// The stream, or which matrix.
         what: &'static str,

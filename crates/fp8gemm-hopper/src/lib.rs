@@ -41,6 +41,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod arguments;
+mod context;
 mod device;
 mod elementwise;
 mod error;
@@ -73,7 +74,7 @@ pub use launch::{LaunchOptions, Prepared};
 pub use layout::{DeviceStep, GemmLayout, OperandLayout, StepBytes};
 pub use on_device::QuantizedOnGpu;
 pub use operands::{DeviceMatrix, Operands};
-pub use plan::{Plan, PlanOptions};
+pub use plan::{Plan, PlanOptions, check_sizes};
 pub use probe_kernel::Probe;
 pub use quantize::{Quantization, QuantizeOperands, QuantizePlan};
 pub use relayout::RelayoutPlan;

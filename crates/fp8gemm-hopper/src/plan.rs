@@ -352,8 +352,23 @@ fn check_config(problem: &Problem, config: &KernelConfig, chosen: &KernelConfig,
     Ok(())
 }
 
-/// The kernel counts elements, tiles and tiles of a group in 32 bits, and TMA has signed coordinates.
-fn check_sizes(problem: &Problem, config: &KernelConfig) -> Result<(), HopperError> {
+/// Whether a kernel of this configuration can count the problem: elements, tiles and tiles of a group in
+/// 32 bits, and TMA has signed coordinates. Every plan is held to it; needs no GPU.
+///
+/// ```
+/// use fp8gemm_hopper::{HopperError, check_sizes};
+/// use fp8gemm_jit::choose;
+/// use fp8gemm_problem::Problem;
+///
+/// let problem: Problem = "64x4294967296x128 a=e4m3:tensor b=e4m3:tensor d=bf16".parse()?;
+/// let config = choose(&problem, 132)?.config();
+/// assert!(matches!(check_sizes(&problem, &config), Err(HopperError::TooLarge { what: "N", .. })));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// [`HopperError::TooLarge`] naming M, N, K or the number that is too large.
+pub fn check_sizes(problem: &Problem, config: &KernelConfig) -> Result<(), HopperError> {
     let too_large = |what, value, rule| Err(HopperError::TooLarge { what, value, rule });
     for (what, value) in [("M", problem.m), ("N", problem.n), ("K", problem.k)] {
         if value > (1 << 31) - 512 {
@@ -422,6 +437,30 @@ mod tests {
         let broken = || JitError::NotACubin { reason: "made up".into() };
         let other = first(&|place| Some(if place == 0 { rejected() } else { broken() }));
         assert!(matches!(other, Err(HopperError::Jit(JitError::NotACubin { .. }))), "{other:?}");
+    }
+
+    /// Breaks if a size is planned that the kernel's 32-bit numbers or TMA's coordinates cannot hold, or one that
+    /// they can is refused.
+    #[test]
+    fn sizes_end_where_the_kernel_counts() {
+        let most = (1usize << 31) - 512;
+        let what = |m: usize, n: usize, k: usize, shape: &str| {
+            let problem = format!("{m}x{n}x{k} a=e4m3:tensor b=e4m3:tensor d=bf16").parse().unwrap();
+            // Of a smaller problem, since what is chosen for this one does not matter.
+            let shape = format!("{shape} a=e4m3:tensor b=e4m3:tensor d=bf16").parse().unwrap();
+            match check_sizes(&problem, &choose(&shape, 132).unwrap().config()) {
+                Ok(()) => "",
+                Err(HopperError::TooLarge { what, .. }) => what,
+                Err(other) => panic!("{problem}: {other}"),
+            }
+        };
+        let large = "4096x4096x4096";
+        assert_eq!([what(most, 1, 1, large), what(1, most, 1, large), what(1, 1, most, large)], [""; 3]);
+        assert_eq!(what(most + 1, 1, 1, large), "M");
+        assert_eq!(what(1, most + 1, 1, large), "N");
+        assert_eq!(what(1, 1, most + 1, large), "K");
+        assert_eq!(what(most, most, 1, large), "number of output tiles");
+        assert_eq!(what(1, most, 1, "1x4096x4096"), "");
     }
 
     /// Breaks if a configuration is launched on a problem that it does not compute, or refused on one that it does.

@@ -6,7 +6,8 @@ use fp8gemm_formats::quantize::{Quantizer, Recipe};
 use fp8gemm_jit::{BlockScales, Compiler, ElementwiseKernel, QuantizeKernel};
 use fp8gemm_problem::{OutputType, ScaleLayout};
 
-use crate::elementwise::{Arguments, Elementwise, check_sizes, same_context};
+use crate::context::ordered;
+use crate::elementwise::{Arguments, Elementwise, check_sizes};
 use crate::layout::scale_form;
 use crate::operands::{aligned, tma, wide};
 use crate::slices::{element, long_enough};
@@ -193,9 +194,9 @@ impl QuantizePlan {
         for (what, memory) in
             [("input", input.data.stream()), ("codes", codes.data.stream()), ("scales", scales.data.stream())]
         {
-            same_context(what, memory.context(), self.kernel.context())?;
+            ordered(what, memory, self.kernel.context())?;
         }
-        same_context("the stream", stream.context(), self.kernel.context())?;
+        ordered("the stream", stream, self.kernel.context())?;
         let (input_pointer, _input) = input.data.device_ptr(stream);
         let (codes_pointer, _codes) = codes.data.device_ptr_mut(stream);
         let (scales_pointer, _scales) = scales.data.device_ptr_mut(stream);
@@ -208,7 +209,8 @@ impl QuantizePlan {
         };
         // SAFETY: every matrix lies inside its slice, of the plan's context; slices are initialised
         // memory (allocating without is unsafe in cudarc); codes and scales are borrowed mutably, so
-        // overlap nothing; the guards order all uses and releases of the slices after this launch.
+        // overlap nothing; uses and releases of the slices after this launch are ordered as at
+        // `Plan::run_slices`.
         unsafe { self.launch(stream, &operands) }
     }
 
@@ -229,7 +231,6 @@ impl QuantizePlan {
         let q = &self.quantization;
         operands.check(q)?;
         let QuantizeOperands { input, codes, scales } = operands;
-        let wide_loads = input.pointer.is_multiple_of(16) && (input.stride * q.input.size()).is_multiple_of(16);
         let arguments = Arguments {
             input: input.pointer,
             codes: codes.pointer,
@@ -240,11 +241,17 @@ impl QuantizePlan {
             // `Quantization::check` has seen that they fit.
             rows: q.rows as u32,
             k: q.k as u32,
-            aligned: u32::from(wide_loads),
+            aligned: u32::from(wide_loads(*input, q.input.size())),
         };
         // SAFETY: the caller's promise.
         unsafe { self.kernel.launch(stream, &arguments) }
     }
+}
+
+/// Whether every row of elements of `size` bytes, a power of two, starts at a multiple of 16 bytes. A
+/// stride that is nowhere used, of a single row, may be any number: in bytes it need not fit.
+fn wide_loads(matrix: DeviceMatrix, size: usize) -> bool {
+    matrix.pointer.is_multiple_of(16) && matrix.stride.is_multiple_of(16 / size)
 }
 
 #[cfg(test)]
@@ -294,6 +301,22 @@ mod tests {
                 other => panic!("{name}: {other:?}"),
             }
         }
+    }
+
+    /// Breaks if loads of 16 bytes are made at other addresses, or the stride of a single row, which no rule
+    /// limits, is an overflow.
+    #[test]
+    fn wide_loads_are_aligned() {
+        let wide = |pointer, stride, size| wide_loads(DeviceMatrix { pointer, stride }, size);
+        assert!(wide(0x1000, 8, 2) && wide(0x1000, 4, 4) && wide(0x1000, 0, 4));
+        assert!(!wide(0x1000, 4, 2) && !wide(0x1000, 6, 4) && !wide(0x1008, 8, 2));
+        assert!(!wide(0x1000, usize::MAX, 4) && wide(0x1000, usize::MAX - 15, 4));
+
+        let (q, o) = good();
+        let one = Quantization { rows: 1, ..q };
+        let input = DeviceMatrix { stride: usize::MAX, ..o.input };
+        assert!(QuantizeOperands { input, ..o }.check(&one).is_ok());
+        assert!(long_enough("input", q.k, one.input_shape(), usize::MAX).is_ok());
     }
 
     /// Breaks if plans cannot be shared between threads any more.

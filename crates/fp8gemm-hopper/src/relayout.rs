@@ -4,7 +4,8 @@
 use cudarc::driver::CudaStream;
 use fp8gemm_jit::{Compiler, ElementwiseKernel};
 
-use crate::elementwise::{Arguments, Elementwise, check_sizes, same_context};
+use crate::context::ordered;
+use crate::elementwise::{Arguments, Elementwise, check_sizes};
 use crate::operands::{aligned, tma, wide};
 use crate::slices::long_enough;
 use crate::{DeviceMatrix, DeviceStep, Fp8, Gpu, HopperError, Strided, StridedMut};
@@ -63,9 +64,9 @@ impl RelayoutPlan {
     ) -> Result<(), HopperError> {
         long_enough("input", from.data.len(), self.from, from.stride)?;
         long_enough("codes", to.data.len(), self.to, to.stride)?;
-        same_context("input", from.data.stream().context(), self.kernel.context())?;
-        same_context("codes", to.data.stream().context(), self.kernel.context())?;
-        same_context("the stream", stream.context(), self.kernel.context())?;
+        ordered("input", from.data.stream(), self.kernel.context())?;
+        ordered("codes", to.data.stream(), self.kernel.context())?;
+        ordered("the stream", stream, self.kernel.context())?;
         let (from_pointer, _from) = from.data.device_ptr(stream);
         let (to_pointer, _to) = to.data.device_ptr_mut(stream);
         // The guards above wait for events; cudarc keeps their errors for whoever asks.
@@ -73,8 +74,8 @@ impl RelayoutPlan {
         let from = DeviceMatrix { pointer: from_pointer, stride: from.stride };
         let to = DeviceMatrix { pointer: to_pointer, stride: to.stride };
         // SAFETY: both matrices lie inside their slices, of the plan's context; slices are initialised
-        // memory; `to` is borrowed mutably, so overlaps nothing; the guards order all uses and
-        // releases of the slices after this launch.
+        // memory; `to` is borrowed mutably, so overlaps nothing; uses and releases of the slices after
+        // this launch are ordered as at `Plan::run_slices`.
         unsafe { self.launch(stream, from, to) }
     }
 

@@ -7,6 +7,7 @@ use float8::{F8E4M3, F8E5M2};
 use fp8gemm_problem::{OperandType, OutputType, Side};
 use half::{bf16, f16};
 
+use crate::context::ordered;
 use crate::{DeviceMatrix, HopperError, Operands, Plan};
 
 /// An FP8 element in memory: `u8` for codes of the type that the problem says, or one of `float8`'s
@@ -121,9 +122,13 @@ impl Plan {
     ///
     /// Safe, as far as cudarc's `DevicePtr` keeps its word: lengths are checked against shapes and
     /// strides, and its events order this launch with other uses of the slices on other streams
-    /// (unless event tracking was disabled, by which the caller takes that over). Those events cost
-    /// host time; [`Prepared::launch`](crate::Prepared::launch) is the bare launch. Plans that need a
-    /// workspace launch by [`with_workspace`](Self::with_workspace).
+    /// (unless event tracking was disabled, by which the caller takes that over). To that end the stream
+    /// and all slices are of [`Gpu::context`](crate::Gpu::context), whichever of the GPU's `Gpu`s. One thing
+    /// cudarc does not order, here as in its own copies: of those who read a slice it remembers the last, so
+    /// where several streams read one, join them (`CudaStream::join`) before it is written or dropped.
+    ///
+    /// Those events cost host time; [`Prepared::launch`](crate::Prepared::launch) is the bare launch. Plans
+    /// that need a workspace launch by [`with_workspace`](Self::with_workspace).
     ///
     /// ```no_run
     /// use fp8gemm_hopper::{Gpu, Inputs, Plan, Strided, StridedMut};
@@ -150,7 +155,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`HopperError::Type`] where elements are not the problem's, [`HopperError::Length`],
-    /// [`HopperError::WrongContext`] for memory or a stream of another context;
+    /// [`HopperError::WrongContext`] for memory or a stream of another `CudaContext`;
     /// [`HopperError::PresenceOfC`] if the problem reads a C; those of [`Plan::prepare`] and of
     /// [`Prepared::launch`](crate::Prepared::launch).
     pub fn gemm<A: Fp8, B: Fp8, D: OutputElement>(
@@ -217,11 +222,12 @@ impl Plan {
             self.readable("C", c, (p.m, p.n))?;
         }
         long_enough("D", d.data.len(), (p.m, p.n), d.stride)?;
-        self.same_context("D", d.data.stream())?;
+        ordered("D", d.data.stream(), self.context())?;
         if let Some(workspace) = &workspace {
             long_enough("the workspace", workspace.len(), (1, self.workspace_bytes()), 0)?;
-            self.same_context("the workspace", workspace.stream())?;
+            ordered("the workspace", workspace.stream(), self.context())?;
         }
+        ordered("the stream", stream, self.context())?;
 
         let at = |pointer, stride| DeviceMatrix { pointer, stride };
         let (a, _a) = inputs.a.data.device_ptr(stream);
@@ -251,8 +257,11 @@ impl Plan {
         };
         // SAFETY: every matrix lies inside its slice, of the plan's context; slices are initialised
         // memory (allocating without is unsafe in cudarc); D and the workspace are borrowed mutably, so
-        // overlap nothing; the guards order all uses and releases of the slices after this launch. A
-        // workspace that holds other than zeros gives a wrong D and no other access to memory.
+        // overlap nothing. The guards order later uses and releases of the slices after this launch: stream
+        // and slices are of one `CudaContext`, the one that `context::open` keeps in the mode in which
+        // cudarc records and waits for their events. (Where several streams read a slice, cudarc waits for the
+        // last; `gemm` says what is left to the caller.) A workspace that holds other than zeros gives a
+        // wrong D and no other access to memory.
         unsafe { self.prepare_with_workspace(&operands, at_workspace)?.launch(stream) }
     }
 
@@ -263,15 +272,7 @@ impl Plan {
         shape: (usize, usize),
     ) -> Result<(), HopperError> {
         long_enough(argument, matrix.data.len(), shape, matrix.stride)?;
-        self.same_context(argument, matrix.data.stream())
-    }
-
-    fn same_context(&self, what: &'static str, stream: &CudaStream) -> Result<(), HopperError> {
-        let context = stream.context();
-        if context.cu_ctx() == self.context().cu_ctx() {
-            return Ok(());
-        }
-        Err(HopperError::WrongContext { what, found: context.ordinal(), plan: self.context().ordinal() })
+        ordered(argument, matrix.data.stream(), self.context())
     }
 }
 

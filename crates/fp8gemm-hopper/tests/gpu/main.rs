@@ -7,6 +7,7 @@
 //! | `decode` | few rows of A: swapped operands, K split over a cluster, weights loaded early |
 //! | `edges` | shapes at the edges of the rules, batch invariance, recordings of other libraries |
 //! | `launches` | slices, graphs, dependent launch, threads, several GPUs, shared kernels |
+//! | `ordering` | slices used after a launch: streams and plans dropped, a GPU opened twice, foreign contexts |
 //! | `stream_k` | workspaces: in replayed graphs, in chains of dependent launches, on slices |
 //! | `tuning` | plans that a tuning table chooses for |
 //! | `l2` | the words of L2 policies |
@@ -30,6 +31,7 @@ mod host_time;
 mod l2;
 mod large;
 mod launches;
+mod ordering;
 mod problems;
 mod random;
 mod recorded;

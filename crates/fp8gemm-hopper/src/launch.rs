@@ -17,7 +17,7 @@ pub struct LaunchOptions {
     /// still runs, and sets itself up in its shadow. It waits for that kernel's end
     /// (`griddepcontrol.wait`) before it touches global memory, so whatever kernel came before, what
     /// it wrote is seen and what it read is not overwritten. Between kernels with up to 128 rows it
-    /// saves up to 0.8 us a launch, most at 64 and 128 rows; with at most 16 rows and many columns (24576x1536) it
+    /// saves 0.1 to 0.7 us a launch; with at most 16 rows and many columns (24576x1536) it
     /// costs up to 29 % unless [`constant_weights`](Self::constant_weights) is set (docs/performance.md). Off by
     /// default.
     ///

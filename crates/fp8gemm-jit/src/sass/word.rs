@@ -46,7 +46,8 @@ impl Word {
         self.field(0, 9) == 0x023
     }
 
-    /// For an `FFMA`: the rule that it breaks, where it is not one of a promotion as ptxas writes it.
+    /// For an `FFMA`: the rule that it breaks, where it is not one of a promotion as ptxas writes it. Any registers may
+    /// be its operands: where several blocks are in flight, some sums move from one register to another.
     pub(super) fn unknown(self) -> Option<&'static str> {
         let modifiers = self.0 >> 40 & 0xff_ffff | self.0 >> 72 & 0x1_ffff_ffff;
         let reuse = self.field(122, 6);

@@ -2,16 +2,15 @@
 //! destination stays as it was, the exit code is 130. A command that can end early with what it has
 //! is asked to, once.
 
-use std::fs;
 use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-/// The temporary file being written, if any. The lock is also held while it is renamed, so that an
-/// interruption finds it either unfinished or in place.
-static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
+use fp8gemm::jit::abandon_writes;
+
+/// Held while files are renamed that belong together, and by an interruption from then on.
+static RENAMING: Mutex<()> = Mutex::new(());
 
 /// Whether the command looks at [`STOP`].
 static PATIENT: AtomicBool = AtomicBool::new(false);
@@ -22,10 +21,6 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// What is told to whoever interrupts; empty for nothing.
 static LAST_WORDS: Mutex<String> = Mutex::new(String::new());
 
-fn unfinished() -> MutexGuard<'static, Option<PathBuf>> {
-    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Installs the handler. Without one (a signal mask of the parent's, say) the system's own answer
 /// to Ctrl-C remains.
 pub(crate) fn install() {
@@ -34,9 +29,8 @@ pub(crate) fn install() {
         if PATIENT.load(Ordering::Relaxed) && !STOP.swap(true, Ordering::Relaxed) {
             return;
         }
-        if let Some(path) = unfinished().take() {
-            let _ = fs::remove_file(path);
-        }
+        let _renamed = RENAMING.lock().unwrap_or_else(PoisonError::into_inner);
+        let _abandoned = abandon_writes();
         let words = LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner);
         if !words.is_empty() {
             let mut stderr = io::stderr().lock();
@@ -63,15 +57,8 @@ pub(crate) fn last_words(text: String) {
     *LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner) = text;
 }
 
-/// Names the temporary file that an interruption must remove.
-pub(crate) fn started(path: &Path) {
-    *unfinished() = Some(path.to_owned());
-}
-
-/// Runs the renaming, which no interruption cuts in two and after which there is nothing to remove.
+/// Runs the renaming, which no interruption cuts in two.
 pub(crate) fn finish<T>(rename: impl FnOnce() -> T) -> T {
-    let mut unfinished = unfinished();
-    let result = rename();
-    *unfinished = None;
-    result
+    let _renaming = RENAMING.lock().unwrap_or_else(PoisonError::into_inner);
+    rename()
 }

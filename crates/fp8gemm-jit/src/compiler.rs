@@ -143,6 +143,8 @@ struct Versions {
 enum Tuned {
     Off,
     Tables(Tuning),
+    /// The file is no use, and why; no tables.
+    Ignored(String, Tuning),
 }
 
 impl Compiler {
@@ -170,20 +172,36 @@ impl Compiler {
     /// The tuning tables in use: those given, else those of the [cache](Cache::tuning_path), read at the first call;
     /// `None` if the environment switches them off for it.
     pub fn tuning(&self) -> Option<&Tuning> {
-        let tuned = self.tuning.get_or_init(|| {
-            match self.cache.table() {
+        match self.tuned() {
+            Tuned::Off => None,
+            Tuned::Tables(tuning) | Tuned::Ignored(_, tuning) => Some(tuning),
+        }
+    }
+
+    /// Why there is no tuning table for a GPU that none in [use](Self::tuning) is for.
+    pub fn no_table(&self) -> Untuned {
+        match self.tuned() {
+            Tuned::Off => Untuned::Off,
+            Tuned::Tables(_) => Untuned::NoTable,
+            Tuned::Ignored(why, _) => Untuned::Ignored(why.clone()),
+        }
+    }
+
+    fn tuned(&self) -> &Tuned {
+        self.tuning.get_or_init(|| {
+            let loaded = match self.cache.table() {
                 Named::Off => return Tuned::Off,
                 Named::File(path) if !path.exists() => {
-                    tracing::warn!(path = %path.display(), "the tuning table that {TUNING_VARIABLE} names is not there");
+                    let path = path.display();
+                    tracing::warn!(%path, "the tuning table that {TUNING_VARIABLE} names is not there");
+                    Err(format!("{path}, which {TUNING_VARIABLE} names, is not there"))
                 }
-                Named::File(_) | Named::Nothing => {}
-            }
-            Tuned::Tables(self.tuning_path().map_or_else(Tuning::default, |path| Tuning::load(&path)))
-        });
-        match tuned {
-            Tuned::Off => None,
-            Tuned::Tables(tuning) => Some(tuning),
-        }
+                Named::File(_) | Named::Nothing => {
+                    self.tuning_path().map_or_else(|| Ok(Tuning::default()), |path| Tuning::load_or_why(&path))
+                }
+            };
+            loaded.map_or_else(|why| Tuned::Ignored(why, Tuning::default()), Tuned::Tables)
+        })
     }
 
     /// Where tuning tables are read from and written to: [`Cache::tuning_path`].
@@ -198,25 +216,26 @@ impl Compiler {
     /// # Errors
     /// Those of [`choose`](crate::choose).
     pub fn choose(&self, problem: &Problem, device: &Device) -> Result<Selection, JitError> {
-        let Some(tuning) = self.tuning() else { return Selection::model(problem, device.sms, Untuned::Off) };
-        // Without a table nobody needs to look for NVRTC, or to hash the kernels' texts.
-        if tuning.is_empty() {
-            return Selection::model(problem, device.sms, Untuned::NoTable);
-        }
-        let nvrtc = self.nvrtc().ok().map(Nvrtc::version);
-        let mut selection = tuning.choose(&Machine::new(device, nvrtc), problem)?;
-        for version in nvrtc.iter().flat_map(|_| self.imported.get_or_init(|| self.imported_versions()).iter().rev()) {
-            let other = tuning.choose(&Machine::new(device, Some(*version)), problem)?;
-            if rank(&other.source) > rank(&selection.source) {
-                selection = other;
-            }
-        }
+        let Some(tuning) = self.tuning().filter(|tuning| !tuning.is_empty()) else {
+            // Without a table nobody needs to look for NVRTC, or to hash the kernels' texts.
+            return Selection::model(problem, device.sms, self.no_table());
+        };
+        let selection = tuning.choose_among(&Machine::new(device, None), &self.versions(), problem)?;
         if let Source::Model(Untuned::OtherMachine(difference)) = &selection.source {
             self.stale.call_once(|| {
                 tracing::warn!(difference, "no tuning table fits this machine: the cost model chooses kernels");
             });
         }
         Ok(selection)
+    }
+
+    /// The versions of NVRTC whose tables [`choose`](Self::choose) takes, and whose kernels a plan: that of the NVRTC
+    /// here, then those whose kernels were [imported](Cache::import) before the first call, newest first. `None` alone
+    /// where there is no NVRTC: then any will do.
+    pub fn versions(&self) -> Vec<Option<(u32, u32)>> {
+        let Ok(nvrtc) = self.nvrtc() else { return vec![None] };
+        let imported = self.imported.get_or_init(|| self.imported_versions());
+        [nvrtc.version()].iter().chain(imported.iter().rev()).copied().map(Some).collect()
     }
 
     /// How many kernels it has compiled, and how many the cache had.
@@ -391,13 +410,4 @@ struct Found {
     /// Of the NVRTC that compiled it.
     version: (u32, u32),
     cubin: Arc<[u8]>,
-}
-
-/// How much a source knows of a problem.
-fn rank(source: &Source) -> u8 {
-    match source {
-        Source::Tuned(_) => 2,
-        Source::Model(Untuned::OtherMachine(_)) => 0,
-        Source::Model(_) => 1,
-    }
 }

@@ -96,6 +96,18 @@ pub enum JitError {
         /// The system's reason.
         source: io::Error,
     },
+    /// A name that stands for something else than a regular file.
+    #[error("cannot {action} {}: it is {found}, but {rule}", path.display())]
+    NotRegular {
+        /// What was attempted, e.g. "write".
+        action: &'static str,
+        /// The name as given.
+        path: PathBuf,
+        /// What it is: "a folder", or "a pipe, socket or device".
+        found: &'static str,
+        /// Why it must be a regular file.
+        rule: &'static str,
+    },
     /// An entry of a bundle that is not a kernel as this project writes it. Nothing was imported.
     #[error("bundle entry {entry:?} is refused: {reason}; nothing was imported")]
     Bundle {

@@ -11,6 +11,7 @@
 //! | [`Report`] | reads what ptxas says: registers, stack, spills, serialised `wgmma`; rejects bad kernels |
 //! | [`Cubin`] | reads machine code: architecture, kernels, sizes |
 //! | [`Cache`] | keeps machine code in memory and on disk; lists, clears, exports, imports |
+//! | [`Destination`] | a file that is replaced whole: links stay links, devices are refused |
 //! | [`Compiler`] | all of them: source in, checked machine code out |
 //! | [`tuning`] | tables of measured configurations, and what is chosen with them |
 //! | [`catalog`] | every configuration that can be chosen, and a small set that covers them |
@@ -42,6 +43,7 @@ mod choose;
 mod compiler;
 mod config;
 mod cubin;
+mod destination;
 mod elementwise;
 mod error;
 mod memory_kernel;
@@ -55,11 +57,12 @@ mod source;
 pub mod tuning;
 mod wgmma;
 
-pub use cache::{CACHE_VARIABLE, Cache, Cleared, Imported, Key, Listed, Metadata, cache_root};
+pub use cache::{CACHE_VARIABLE, Cache, Cleared, Exported, Imported, Key, Listed, Metadata, cache_root};
 pub use choose::{Choice, Estimate, choose, streams, tiles, tma_can_store};
 pub use compiler::{Checked, Compiler, Made, Statistics, Unit, compile_checked};
 pub use config::{Accumulation, KernelConfig, KernelScales, SHARED_LIMIT, Schedule, Share, Store};
 pub use cubin::{Architecture, Cubin, CubinKernel};
+pub use destination::{Abandoned, Destination, abandon_writes};
 pub use elementwise::{BlockScales, ElementwiseKernel, QuantizeKernel};
 pub use error::JitError;
 pub use memory_kernel::MemoryKernel;

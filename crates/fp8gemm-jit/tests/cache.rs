@@ -209,7 +209,7 @@ fn bundles_round_trip() {
     }
     two.get_or_compile(&key(1), || compiled(CUBIN)).unwrap();
     let bundle = root.path().join("bundle.tar");
-    assert_eq!(one.export(&bundle).unwrap(), 3);
+    assert_eq!(one.export(&bundle).unwrap().entries, 3);
     let imported = two.import(&bundle).unwrap();
     assert_eq!((imported.added, imported.present), (2, 1));
     assert_eq!(keys_of(&two), keys_of(&one));
@@ -221,12 +221,12 @@ fn bundles_round_trip() {
     assert!(fs::read(&again).unwrap() == fs::read(&bundle).unwrap(), "equal entries, different bundles");
 
     fs::write(one.folder().unwrap().join(format!("{}.cubin", key(0))), "damaged").unwrap();
-    let (events, count) = Events::during(|| one.export(&bundle).unwrap());
+    let (events, count) = Events::during(|| one.export(&bundle).unwrap().entries);
     assert_eq!((events.warnings(), count), (1, 2));
     assert_eq!(one.import(&again).unwrap().added, 1, "a damaged entry is replaced");
 
     let empty = Cache::at(root.path().join("empty"));
-    assert_eq!(empty.export(&bundle).unwrap(), 0);
+    assert_eq!(empty.export(&bundle).unwrap().entries, 0);
     assert_eq!(two.import(&bundle).unwrap(), Imported::default());
     assert!(matches!(Cache::in_memory().import(&bundle), Err(JitError::File { .. })));
 }

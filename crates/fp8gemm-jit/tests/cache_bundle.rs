@@ -171,7 +171,8 @@ fn tables_travel_with_kernels() {
     }
     tables(1).store(&one.tuning_path().unwrap(), true).unwrap();
     let bundle = root.path().join("bundle.tar");
-    assert_eq!(one.export(&bundle).unwrap(), 2);
+    let exported = one.export(&bundle).unwrap();
+    assert_eq!((exported.entries, exported.tuned), (2, 1));
     let two = Cache::at(root.path().join("two"));
     let imported = two.import(&bundle).unwrap();
     assert_eq!((imported.added, imported.tuned), (2, 1));
@@ -211,31 +212,82 @@ fn damaged_tables_are_refused_with_all_kernels() {
     }
 }
 
-/// Breaks if an import that fails half-way (a full disk; here a folder has the name of an entry, then the table's)
-/// leaves kernels behind, or takes away one that was there.
+/// Breaks if an import that fails half-way (a full disk; here a folder has the name of a file that is to be written)
+/// leaves kernels, notes of an import or a table behind, or takes away what was there.
 #[test]
 fn a_failed_import_leaves_nothing() {
     let root = tempfile::tempdir().unwrap();
     let one = Cache::at(root.path().join("one"));
-    let mut keys = [key(0), key(1), key(2)];
+    let mut keys = [key(0), key(1), key(2), key(3)];
     keys.sort();
     for key in &keys {
         one.get_or_compile(key, || Ok((CUBIN.to_vec(), metadata()))).unwrap();
     }
-    let bundle = root.path().join("bundle.tar");
+    let [bundle, first] = ["bundle.tar", "first.tar"].map(|name| root.path().join(name));
     one.export_only(&bundle, &keys.into(), &tables(1)).unwrap();
-    for in_the_way in [format!("{}.cubin", keys[2]), "tuning.json".to_owned()] {
+    one.export_only(&first, &[keys[1]].into(), &Tuning::default()).unwrap();
+    let last = format!("{}.cubin", keys[3]);
+    for in_the_way in [&last, "tuning.json", "imported", "locks/imported", "locks/tuning"] {
         let two = Cache::at(root.path().join("two"));
         two.get_or_compile(&keys[0], || Ok((CUBIN.to_vec(), metadata()))).unwrap();
-        let in_the_way = two.folder().unwrap().join(in_the_way);
-        fs::create_dir_all(in_the_way.join("below")).unwrap();
-        assert!(matches!(two.import(&bundle), Err(JitError::File { .. })), "{}", in_the_way.display());
+        two.import(&first).unwrap();
+        let place = two.folder().unwrap().join(in_the_way);
+        if place.is_file() {
+            fs::remove_file(&place).unwrap();
+        }
+        fs::create_dir_all(place.join("below")).unwrap();
+        let noted = two.imported();
+        let error = two.import(&bundle).unwrap_err();
+        assert!(matches!(error, JitError::File { .. } | JitError::NotRegular { .. }), "{in_the_way}: {error}");
         let sound = two.list().unwrap().into_iter().filter(|listed| listed.metadata.is_ok());
-        assert_eq!(sound.map(|listed| listed.key).collect::<Vec<_>>(), [keys[0]]);
-        assert!(two.imported().is_empty());
+        assert_eq!(sound.map(|listed| listed.key).collect::<Vec<_>>(), keys[..2], "{in_the_way}");
+        assert_eq!(two.imported(), noted, "{in_the_way}");
+        assert!(!two.tuning_path().unwrap().is_file(), "{in_the_way}: the table is there");
         fs::remove_dir_all(two.folder().unwrap()).unwrap();
     }
-    assert_eq!(Cache::at(root.path().join("two")).import(&bundle).unwrap().added, 3);
+    assert_eq!(Cache::at(root.path().join("two")).import(&bundle).unwrap().added, 4);
+}
+
+/// Breaks if a bundle or a table replaces a link, or what is no file (a socket here), or is written before that is seen;
+/// or if a sound bundle that comes through a pipe is called damaged.
+#[cfg(unix)]
+#[test]
+fn links_stay_and_what_is_no_file_is_refused() {
+    use std::os::unix::fs::symlink;
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    let one = Cache::at(path("one"));
+    one.get_or_compile(&key(0), || Ok((CUBIN.to_vec(), metadata()))).unwrap();
+    let _listener = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+    let refused = |result: Result<(), JitError>, action: &str, rule: &str| match result {
+        Err(JitError::NotRegular { action: tried, path: named, rule: broken, .. }) => {
+            assert_eq!((tried, named), (action, path("socket")));
+            assert!(broken.contains(rule), "{broken}");
+        }
+        other => panic!("{other:?}"),
+    };
+    refused(one.export(&path("socket")).map(drop), "write", "only a regular file is replaced");
+    refused(tables(1).store(&path("socket"), true), "write", "only a regular file is replaced");
+    refused(one.import(&path("socket")).map(drop), "read", "a bundle must be a regular file");
+
+    fs::create_dir(path("elsewhere")).unwrap();
+    for (link, target) in [("bundle.tar", "elsewhere/bundle.tar"), ("one/tuning.json", "../elsewhere/tuning.json")] {
+        symlink(target, path(link)).unwrap();
+    }
+    for tried in [1, 2] {
+        tables(tried).store(&one.tuning_path().unwrap(), true).unwrap();
+        one.export(&path("bundle.tar")).unwrap();
+        assert_eq!(Tuning::read(&path("elsewhere/tuning.json")).unwrap(), Some(tables(tried)));
+    }
+    assert!(path("bundle.tar").is_symlink() && one.tuning_path().unwrap().is_symlink());
+    let two = Cache::at(path("two"));
+    fs::create_dir(path("two")).unwrap();
+    symlink("../socket", path("two/tuning.json")).unwrap();
+    assert!(matches!(two.import(&path("bundle.tar")), Err(JitError::NotRegular { .. })));
+    assert_eq!(files(&path("two")), [path("two/tuning.json")]);
+    fs::remove_file(path("two/tuning.json")).unwrap();
+    assert_eq!(two.import(&path("elsewhere/bundle.tar")).unwrap().tuned, 1);
+    assert_eq!(Tuning::read(&two.tuning_path().unwrap()).unwrap(), Some(tables(2)));
 }
 
 /// Breaks if it is forgotten which entries came by an import, others count as such, or clearing leaves the list.

@@ -219,7 +219,7 @@ fn from_source_to_bundle_and_back() {
     assert_eq!((metadata.kernel.as_str(), metadata.configuration.as_str()), ("tile", "a test"));
     assert_eq!(metadata.nvrtc, compiler.nvrtc().unwrap().version());
     let bundle = here.path().join("kernels.tar");
-    assert_eq!(compiler.cache().export(&bundle).unwrap(), 1);
+    assert_eq!(compiler.cache().export(&bundle).unwrap().entries, 1);
 
     let there = tempfile::tempdir().unwrap();
     let nowhere = there.path().join("no-nvrtc");

@@ -291,8 +291,8 @@ fn tables_without_patterns_are_as_they_were() {
     assert_eq!(String::from_utf8(tables.to_json()).unwrap(), old);
 }
 
-/// Breaks if the compiler does not find the table beside its cache, uses it where it is switched off, or
-/// warns where there is none.
+/// Breaks if the compiler does not find the table beside its cache, uses it where it is switched off, warns where there
+/// is none, or says that there is none where a damaged one is ignored.
 #[test]
 fn the_compiler_finds_the_table_beside_its_cache() {
     let folder = tempfile::tempdir().unwrap();
@@ -304,8 +304,37 @@ fn the_compiler_finds_the_table_beside_its_cache() {
     assert_eq!(compiler().choose(&problem, &device()).unwrap().config(), unlikely(&problem));
     let off = compiler().with_tuning(None).choose(&problem, &device()).unwrap();
     assert_eq!(off.source, Source::Model(Untuned::Off));
+    let path = Cache::at(folder.path()).tuning_path().unwrap();
+    fs::write(&path, "{").unwrap();
+    let (events, selection) = Events::during(|| compiler().choose(&problem, &device()).unwrap());
+    let Source::Model(Untuned::Ignored(why)) = selection.source else { panic!("{selection:?}") };
+    assert!(why.contains(path.to_str().unwrap()) && why.contains("is ignored: not a tuning table"), "{why}");
+    assert_eq!(events.warnings(), 1);
     // The table is no kernel.
     assert_eq!(Cache::at(folder.path()).list().unwrap(), []);
+}
+
+/// Breaks if kernels of another NVRTC than the one here do not bring their table along, their table comes before one
+/// of the NVRTC here, or the reason is not about that one.
+#[test]
+fn of_several_versions_the_first_that_knows_most_counts() {
+    let problem = dense(64, 2112, 7168);
+    let all = all_candidates(&problem, 132).unwrap();
+    let of = |version, index: usize| Tuning::of(here().with_nvrtc(Some(version)), vec![tuned(problem, &[all[index]])]);
+    let mut tables = of((13, 0), 1);
+    tables.merge(&of((12, 8), 2), false);
+    let taken = |versions: &[Option<(u32, u32)>]| {
+        let selection = tables.choose_among(&here(), versions, &problem).unwrap();
+        match selection.source {
+            Source::Tuned(_) => Ok(selection.config()),
+            Source::Model(why) => Err(why),
+        }
+    };
+    let [new, old, newest] = [(13, 0), (12, 8), (13, 5)].map(Some);
+    assert_eq!([&[new, old][..], &[newest, new, old], &[None]].map(taken), [1; 3].map(|index| Ok(all[index])));
+    assert_eq!([&[old, new][..], &[newest, old]].map(taken), [Ok(all[2]), Ok(all[2])]);
+    let Err(Untuned::OtherMachine(why)) = taken(&[newest, Some((12, 9))]) else { panic!("it fits nobody") };
+    assert!(why.contains("13.5") && !why.contains("12.9"), "{why}");
 }
 
 /// Breaks if joining loses or doubles a problem, prefers the wrong side, or mixes machines.
@@ -387,13 +416,32 @@ fn wrong_tables_are_named() {
     for (entry, word) in [
         (Tuned { ranking: Vec::new(), ..entry.clone() }, "no configuration"),
         (Tuned { model: zero, ..entry.clone() }, "no time"),
-        (Tuned { ranking: vec![bell], ..entry.clone() }, "no such text"),
-        (Tuned { ranking: vec![with_pattern(&entry.model, "\u{1b}[2J")], ..entry.clone() }, "no such text"),
+        (Tuned { ranking: vec![bell], ..entry.clone() }, "control characters"),
+        (Tuned { ranking: vec![with_pattern(&entry.model, "\u{1b}[2J")], ..entry.clone() }, "control characters"),
         (Tuned { problem: illegal, ..entry.clone() }, "chain"),
     ] {
         let error = Tuning::parse(&Tuning::of(here(), vec![entry]).to_json()).unwrap_err().to_string();
         assert!(error.contains(word), "{error}");
     }
+    // Its machine is printed too, and also without problems.
+    let clear = || "\u{1b}[2J".to_owned();
+    for machine in [
+        Machine { gpu: clear(), ..here() },
+        Machine { driver: clear(), ..here() },
+        Machine { driver_version: Some(clear()), ..here() },
+        Machine { kernels: clear(), ..here() },
+        Machine { nvrtc: "13.0\n".into(), ..here() },
+        Machine { gpu: "H".repeat(201), ..here() },
+    ] {
+        for problems in [Vec::new(), vec![entry.clone()]] {
+            let error = Tuning::parse(&Tuning::of(machine.clone(), problems).to_json()).unwrap_err().to_string();
+            assert!(error.contains("its machine") && error.contains("more than 200 bytes"), "{error}");
+        }
+    }
+    // What is quoted of the file is no escape either.
+    let quoted = good.replace("\"tried\"", "\"\\u001b[2J\"");
+    let error = Tuning::parse(quoted.as_bytes()).unwrap_err().to_string();
+    assert!(error.contains("[2J") && !error.contains(char::is_control), "{error:?}");
 }
 
 proptest! {

@@ -65,7 +65,7 @@ struct Report {
 enum Outcome {
     Listed { entries: Vec<Entry>, bytes: u64, damaged: usize, tuned: usize },
     Cleared { entries: usize, bytes: u64 },
-    Exported { entries: usize, file: String },
+    Exported { entries: usize, tuned: usize, file: String },
     Imported { added: usize, present: usize, tuned: usize, file: String },
 }
 
@@ -93,8 +93,9 @@ pub(crate) fn run(args: &CacheArgs, json: bool) -> Result<u8, CliError> {
             ("clear", Outcome::Cleared { entries: cleared.entries, bytes: cleared.bytes })
         }
         What::Export { file } => {
-            let entries = cache.export(file)?;
-            ("export", Outcome::Exported { entries, file: file.display().to_string() })
+            let exported = cache.export(file)?;
+            let (entries, tuned) = (exported.entries, exported.tuned);
+            ("export", Outcome::Exported { entries, tuned, file: file.display().to_string() })
         }
         What::Import { file } => {
             let imported = cache.import(file)?;
@@ -187,7 +188,13 @@ impl Report {
                 let removed = count(*entries as u64, "kernel");
                 format!("removed {removed}, {} KB from {folder}\n", grouped(bytes.div_ceil(1024)))
             }
-            Outcome::Exported { entries, file } => format!("wrote {} to {file}\n", count(*entries as u64, "kernel")),
+            Outcome::Exported { entries, tuned, file } => {
+                let tuned = match tuned {
+                    0 => String::new(),
+                    some => format!(" and a table of {}{}", count(*some as u64, "tuned problem"), self.elsewhere()),
+                };
+                format!("wrote {}{tuned} to {file}\n", count(*entries as u64, "kernel"))
+            }
             Outcome::Imported { added, present, tuned, file } => {
                 let added = count(*added as u64, "kernel");
                 let tuned = match tuned {

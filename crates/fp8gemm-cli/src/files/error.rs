@@ -17,6 +17,14 @@ pub enum FileError {
     /// A pipe, socket or device.
     #[error("is not a regular file: it has to be mapped into memory")]
     NotRegular,
+    /// An output name that stands for something else than a regular file.
+    #[error("cannot be written: it is {found}, but {rule}")]
+    Unreplaceable {
+        /// What it is.
+        found: &'static str,
+        /// Why it must be a regular file.
+        rule: &'static str,
+    },
     /// Whatever else the system says.
     #[error("cannot be read: {0}")]
     Io(#[source] io::Error),

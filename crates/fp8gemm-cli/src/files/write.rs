@@ -1,21 +1,19 @@
 //! Writing tensor files: all of it or nothing.
 //!
-//! A file is written under a temporary name in the folder of its destination, flushed to the disk
+//! A file is written under a temporary name in the folder of its [`Destination`], flushed to the disk
 //! and renamed, so that a destination that exists is replaced on success only. The same tensors
 //! and metadata give the same bytes: tensors are ordered by alignment, then by name, metadata by
 //! key.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
+use fp8gemm::jit::{Destination, JitError};
 use serde_json::{Map, Value, json};
-use tempfile::NamedTempFile;
 
 use super::{Container, FileError, StoredType, TensorFault, npy};
-use crate::interrupt;
 
 /// A tensor to write: row-major, little-endian.
 #[derive(Clone, Debug)]
@@ -33,7 +31,7 @@ pub struct OutputTensor<'a> {
 /// A place to write to, checked before any work is done for it.
 #[derive(Clone, Debug)]
 pub struct Output {
-    path: PathBuf,
+    destination: Destination,
     container: Container,
 }
 
@@ -42,8 +40,7 @@ impl Output {
     /// created there.
     ///
     /// # Errors
-    /// [`FileError::Extension`], [`FileError::NotRegular`], [`FileError::Directory`] and
-    /// [`FileError::Write`].
+    /// [`FileError::Extension`], [`FileError::Unreplaceable`] and [`FileError::Write`].
     pub fn new(path: &Path) -> Result<Self, FileError> {
         let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
         let container = match extension.as_deref() {
@@ -51,59 +48,23 @@ impl Output {
             Some("npy") => Container::Npy,
             _ => return Err(FileError::Extension),
         };
-        // A link stays a link: what it points to is replaced. A device never is.
-        let path = match fs::metadata(path) {
-            Ok(metadata) if metadata.is_dir() => return Err(FileError::Directory),
-            Ok(metadata) if !metadata.is_file() => return Err(FileError::NotRegular),
-            Ok(_) => fs::canonicalize(path).map_err(FileError::Write)?,
-            Err(_) => path.to_owned(),
-        };
-        let output = Self { path, container };
-        // Gone again at once: better to learn now than after the work that the folder is missing
-        // or read-only.
-        output.temporary().map_err(FileError::Write)?;
-        Ok(output)
+        let destination = Destination::new(path).map_err(unwritable)?;
+        destination.probe().map_err(unwritable)?;
+        Ok(Self { destination, container })
     }
 
     /// The format of the file.
     pub fn container(&self) -> Container {
         self.container
     }
+}
 
-    fn folder(&self) -> &Path {
-        match self.path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        }
-    }
-
-    fn temporary(&self) -> io::Result<NamedTempFile> {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".fp8gemm-");
-        #[cfg(unix)]
-        {
-            // As any new file, less the umask; `tempfile` alone would keep it private.
-            use std::os::unix::fs::PermissionsExt;
-            builder.permissions(fs::Permissions::from_mode(0o666));
-        }
-        builder.tempfile_in(self.folder())
-    }
-
-    fn replace(&self, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-        let temporary = self.temporary()?;
-        interrupt::started(temporary.path());
-        let mut writer = BufWriter::with_capacity(1 << 20, temporary.as_file());
-        fill(&mut writer)?;
-        writer.flush()?;
-        drop(writer);
-        temporary.as_file().sync_all()?;
-        interrupt::finish(|| temporary.persist(&self.path)).map_err(|error| error.error)?;
-        // The rename itself survives a power cut only once the folder is flushed. Where folders
-        // cannot be opened (Windows), it is up to the system.
-        if let Ok(folder) = File::open(self.folder()) {
-            let _ = folder.sync_all();
-        }
-        Ok(())
+/// Without the path: whoever prints it names the one that was given, not what is behind a link.
+fn unwritable(error: JitError) -> FileError {
+    match error {
+        JitError::NotRegular { found, rule, .. } => FileError::Unreplaceable { found, rule },
+        JitError::File { source, .. } => FileError::Write(source),
+        error => FileError::Write(io::Error::other(error)),
     }
 }
 
@@ -148,12 +109,11 @@ pub fn write(
             _ => return Err(FileError::OneArray { tensors: tensors.len() }),
         },
     };
-    output
-        .replace(|file| {
-            file.write_all(&header)?;
-            tensors.iter().try_for_each(|tensor| file.write_all(&tensor.bytes))
-        })
-        .map_err(FileError::Write)
+    let fill = output.destination.replace(|file| {
+        file.write_all(&header)?;
+        tensors.iter().try_for_each(|tensor| file.write_all(&tensor.bytes))
+    });
+    fill.map_err(unwritable)
 }
 
 fn safetensors_header(metadata: &BTreeMap<String, String>, tensors: &[OutputTensor<'_>]) -> Vec<u8> {

@@ -10,7 +10,7 @@
 //! its source. Import bundles only from people whose binaries you would run.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
@@ -18,6 +18,7 @@ use super::entry::{self, Metadata};
 use super::folder::{self, Folder};
 use super::imported::{self, Imports};
 use super::{Imported, Key};
+use crate::destination::{Destination, check_regular};
 use crate::tuning::{self, Tuning};
 use crate::{Cubin, JitError};
 
@@ -28,8 +29,8 @@ const BLOCK: u64 = 512;
 const END: usize = 1024;
 
 /// Writes entries, given in order of key, into a bundle.
-pub(super) fn write(to: &Path, entries: &[(Key, Vec<u8>)], tuning: &Tuning) -> Result<(), JitError> {
-    let failed = |source| JitError::File { action: "write", path: to.to_owned(), source };
+pub(super) fn write(to: &Destination, entries: &[(Key, Vec<u8>)], tuning: &Tuning) -> Result<(), JitError> {
+    let failed = |source| JitError::File { action: "write", path: to.path().to_owned(), source };
     let mut bundle = tar::Builder::new(Vec::new());
     let mut append = |name: &str, bytes: &[u8]| {
         let mut header = tar::Header::new_gnu();
@@ -44,39 +45,51 @@ pub(super) fn write(to: &Path, entries: &[(Key, Vec<u8>)], tuning: &Tuning) -> R
         append(tuning::FILE, &tuning.to_json()).map_err(failed)?;
     }
     let bytes = bundle.into_inner().map_err(failed)?;
-    let folder = match to.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    folder::write_whole(folder, to, &bytes).map_err(failed)
+    to.replace(|file| file.write_all(&bytes))
 }
 
 /// Adds the entries of a bundle to a folder, and its tuning table to that file: all of them, or none if one is
 /// refused or cannot be written.
 pub(super) fn read(from: &Path, folder: &Folder, table: &Path) -> Result<Imported, JitError> {
-    let mut file = File::open(from).map_err(|error| unreadable(from, error))?;
-    check_end(&mut file).map_err(|error| unreadable(from, error))?;
-    let mut seen = BTreeSet::new();
-    visit(from, &mut file, |name, _| {
+    let broken = |error| unreadable(from, error);
+    // Before it is opened: that waits for the other end of a pipe.
+    let rule = "a bundle must be a regular file, since all of it is checked before any of it is taken";
+    check_regular("read", from, &fs::metadata(from).map_err(broken)?, rule)?;
+    let mut file = File::open(from).map_err(broken)?;
+    check_end(&mut file).map_err(broken)?;
+    let (mut seen, mut tuned) = (BTreeSet::new(), false);
+    visit(from, &mut file, |name, member| {
+        tuned |= matches!(member, Member::Tuning(tables) if !tables.is_empty());
         if seen.insert(name.to_owned()) { Ok(()) } else { Err(refused(name, "it is there twice")) }
     })?;
-    let mut added = Vec::new();
-    add(from, &mut file, folder, table, &mut added).inspect_err(|_| {
+    if tuned {
+        // Better now than when there is much to take back.
+        Destination::new(table)?;
+    }
+    let mut done = Done::default();
+    add(from, &mut file, folder, table, &mut done).inspect_err(|_| {
         // A full disk, say. What cannot be removed is a sound kernel all the same.
-        for key in &added {
+        for key in &done.added {
             let _ = folder.remove(key);
+        }
+        if !done.noted.is_empty() {
+            let _ = imported::forget(folder.path(), &done.noted);
         }
     })
 }
 
-/// Adds what was checked, and at last says that it was imported; what is new in the folder is noted at once in `added`.
-fn add(
-    from: &Path,
-    file: &mut File,
-    folder: &Folder,
-    table: &Path,
-    added: &mut Vec<Key>,
-) -> Result<Imported, JitError> {
+/// What an import has done so far, to be taken back if it fails.
+#[derive(Default)]
+struct Done {
+    /// Kernels that were not there.
+    added: Vec<Key>,
+    /// Those that were not noted as imported.
+    noted: Imports,
+}
+
+/// Adds what was checked: kernels, then the note that they were imported. The table is the last, since what it replaces
+/// cannot be brought back.
+fn add(from: &Path, file: &mut File, folder: &Folder, table: &Path, done: &mut Done) -> Result<Imported, JitError> {
     let (mut imports, mut tuning) = (Imports::new(), Tuning::default());
     visit(from, file, |_, member| {
         let (key, version, bytes) = match member {
@@ -93,19 +106,19 @@ fn add(
         }
         let failed = |source| JitError::File { action: "write", path: folder.entry(&key), source };
         folder.publish(&key, bytes).map_err(failed)?;
-        added.push(key);
+        done.added.push(key);
         Ok(())
     })?;
-    let imported = Imported { added: added.len(), present: imports.len() - added.len(), tuned: tuning.len() };
-    if !tuning.is_empty() {
-        tuning.store(table, false)?;
-    }
+    let (added, present) = (done.added.len(), imports.len() - done.added.len());
     if !imports.is_empty() {
         let path = folder.path().join(imported::FILE);
         let failed = |source| JitError::File { action: "write", path, source };
-        imported::add(folder.path(), imports).map_err(failed)?;
+        done.noted = imported::add(folder.path(), imports).map_err(failed)?;
     }
-    Ok(imported)
+    if !tuning.is_empty() {
+        tuning.store(table, false)?;
+    }
+    Ok(Imported { added, present, tuned: tuning.len() })
 }
 
 /// What a bundle holds.

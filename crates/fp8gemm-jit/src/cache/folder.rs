@@ -12,11 +12,12 @@
 //! process has just opened would give two holders.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Key;
+use crate::destination;
 
 const SUFFIX: &str = ".cubin";
 const TEMPORARY: &str = ".tmp-";
@@ -140,22 +141,9 @@ pub(super) fn key_of(name: &str) -> Option<Key> {
     name.strip_suffix(SUFFIX)?.parse().ok()
 }
 
-/// Writes a file so that its name never stands for a part of it: temporary file in `folder`, which
-/// must be on the same file system, then fsync, rename, fsync of the folder.
-pub(crate) fn write_whole(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(TEMPORARY);
-    #[cfg(unix)]
-    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    #[cfg(unix)]
-    builder.permissions(permissions);
-    let mut file = builder.tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    #[cfg(unix)]
-    File::open(folder)?.sync_all()?;
-    Ok(())
+/// Writes a file of the cache's own, in its folder: whole or not at all.
+pub(super) fn write_whole(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    destination::put(destination::temporary(folder, TEMPORARY, 0o644)?, path, |file| file.write_all(bytes))
 }
 
 #[cfg(test)]

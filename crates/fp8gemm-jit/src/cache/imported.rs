@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-use super::{Key, lock_file, write_whole};
+use super::Key;
+use super::folder::{lock_file, write_whole};
 
 /// Its name, in the folder of the cache.
 pub(super) const FILE: &str = "imported";
@@ -30,15 +31,34 @@ fn try_read(folder: &Path) -> io::Result<Imports> {
     }
 }
 
-/// Adds to what was imported, which another process may be doing too. Writes nothing where nothing is new.
-pub(super) fn add(folder: &Path, imports: Imports) -> io::Result<()> {
-    let has = |all: &Imports| imports.iter().all(|(key, version)| all.get(key) == Some(version));
-    if has(&try_read(folder)?) {
-        return Ok(());
+/// Adds to what was imported, which another process may be doing too; what of it is new. Writes nothing where nothing
+/// is.
+pub(super) fn add(folder: &Path, mut imports: Imports) -> io::Result<Imports> {
+    let retain_new = |imports: &mut Imports, all: &Imports| {
+        imports.retain(|key, version| all.get(key) != Some(version));
+        imports.is_empty()
+    };
+    if retain_new(&mut imports, &try_read(folder)?) {
+        return Ok(imports);
     }
     let _lock = lock_file(folder, FILE)?;
     let mut all = try_read(folder)?;
-    all.extend(imports);
+    if !retain_new(&mut imports, &all) {
+        all.extend(imports.clone());
+        write(folder, &all)?;
+    }
+    Ok(imports)
+}
+
+/// Takes back what [`add`] said to be new.
+pub(super) fn forget(folder: &Path, imports: &Imports) -> io::Result<()> {
+    let _lock = lock_file(folder, FILE)?;
+    let mut all = try_read(folder)?;
+    all.retain(|key, _| !imports.contains_key(key));
+    if all.is_empty() { std::fs::remove_file(folder.join(FILE)) } else { write(folder, &all) }
+}
+
+fn write(folder: &Path, all: &Imports) -> io::Result<()> {
     let text: String = all.iter().map(|(key, (major, minor))| format!("{major}.{minor} {key}\n")).collect();
     write_whole(folder, &folder.join(FILE), text.as_bytes())
 }
@@ -53,7 +73,8 @@ fn parse(line: &str) -> Option<(Key, (u32, u32))> {
 mod tests {
     use super::*;
 
-    /// Breaks if an import is forgotten by the next one, or a line that somebody spoilt hides the others.
+    /// Breaks if an import is forgotten by the next one, one that is taken back stays or takes others along, or a line
+    /// that somebody spoilt hides the others.
     #[test]
     fn imports_add_up() {
         let folder = tempfile::tempdir().unwrap();
@@ -67,7 +88,11 @@ mod tests {
         let spoilt = [b"\xff\xfe\n", format!("13.0\n13 x\n\n{text}13.0 ../../etc\n").as_bytes()].concat();
         std::fs::write(folder.path().join(FILE), spoilt).unwrap();
         assert_eq!(read(folder.path()), all);
-        add(folder.path(), [import(4, (13, 0))].into()).unwrap();
-        assert_eq!(read(folder.path()).len(), 4);
+        let new = add(folder.path(), [import(3, (13, 5)), import(4, (13, 0))].into()).unwrap();
+        assert_eq!((read(folder.path()).len(), &new), (4, &[import(4, (13, 0))].into()));
+        forget(folder.path(), &new).unwrap();
+        assert_eq!(read(folder.path()), all);
+        forget(folder.path(), &all).unwrap();
+        assert!(!folder.path().join(FILE).exists());
     }
 }

@@ -20,10 +20,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
-use crate::JitError;
 use crate::tuning::{self, Named, Tuning};
+use crate::{Destination, JitError};
 use folder::Folder;
-pub(crate) use folder::{lock_file, write_whole};
+pub(crate) use folder::lock_file;
 
 pub use entry::Metadata;
 pub use key::Key;
@@ -99,6 +99,16 @@ pub struct Cleared {
     pub entries: usize,
     /// Their bytes.
     pub bytes: u64,
+}
+
+/// What [`Cache::export`] wrote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Exported {
+    /// Entries.
+    pub entries: usize,
+    /// Problems in the tuning table; 0 where there is none in the bundle.
+    pub tuned: usize,
 }
 
 /// What [`Cache::import`] did.
@@ -272,20 +282,21 @@ impl Cache {
     }
 
     /// Writes all sound entries on disk into a bundle, and the [tuning table](Self::tuning_path) if there is one
-    /// and tables are not switched off; what is damaged is left out with a warning. Returns how many entries were
-    /// written. Equal entries give equal bytes.
+    /// and tables are not switched off; what is damaged is left out with a warning. Equal entries give equal bytes.
     ///
     /// # Errors
     ///
-    /// [`JitError::File`] if the folder cannot be read or the bundle not be written; then an
-    /// existing file of that name is as it was.
-    pub fn export(&self, to: &Path) -> Result<usize, JitError> {
+    /// [`JitError::File`] if the folder cannot be read or the bundle not be written, and those of
+    /// [`Destination::new`]; then an existing file of that name is as it was.
+    pub fn export(&self, to: &Path) -> Result<Exported, JitError> {
         let path = self.tuning_path().filter(|_| self.table != Named::Off);
         let tuning = path.map_or_else(Tuning::default, |path| Tuning::load(&path));
-        self.export_where(to, &|_| true, &tuning)
+        let entries = self.export_where(to, &|_| true, &tuning)?;
+        Ok(Exported { entries, tuned: tuning.len() })
     }
 
-    /// As [`export`](Self::export), but only the entries of these keys, and this tuning table.
+    /// As [`export`](Self::export), but only the entries of these keys, and this tuning table. Returns how
+    /// many entries were written.
     ///
     /// # Errors
     ///
@@ -295,6 +306,7 @@ impl Cache {
     }
 
     fn export_where(&self, to: &Path, wanted: &dyn Fn(&Key) -> bool, tuning: &Tuning) -> Result<usize, JitError> {
+        let to = Destination::new(to)?;
         let mut entries = Vec::new();
         if let Some(folder) = &self.folder {
             let keys = folder.keys().map_err(|source| failed("read", folder.path(), source))?;
@@ -309,7 +321,7 @@ impl Cache {
                 }
             }
         }
-        bundle::write(to, &entries, tuning)?;
+        bundle::write(&to, &entries, tuning)?;
         Ok(entries.len())
     }
 
@@ -326,7 +338,8 @@ impl Cache {
     /// # Errors
     ///
     /// [`JitError::Bundle`] naming the entry and the rule; [`JitError::File`] if the bundle cannot
-    /// be read or the folder not be written, or if there is no folder.
+    /// be read or the folder not be written, or if there is no folder; [`JitError::NotRegular`] if the bundle or the
+    /// file of the table is a pipe, say.
     pub fn import(&self, from: &Path) -> Result<Imported, JitError> {
         let Some(folder) = &self.folder else {
             let source = io::Error::new(io::ErrorKind::NotFound, "this cache has no folder");

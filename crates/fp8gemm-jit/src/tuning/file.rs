@@ -5,8 +5,8 @@ use std::io;
 use std::path::Path;
 
 use super::Tuning;
-use crate::JitError;
-use crate::cache::{lock_file, write_whole};
+use crate::cache::lock_file;
+use crate::{Destination, JitError};
 
 /// Its name, in the folder of the cache.
 pub const FILE: &str = "tuning.json";
@@ -28,12 +28,23 @@ impl Tuning {
     /// warning: kernels are then chosen by the cost model. Entries with a pattern that this version does not
     /// know stay, since a later version may have written them, and are a warning: no choice takes them.
     pub fn load(path: &Path) -> Self {
-        let tuning = Self::read(path)
-            .unwrap_or_else(|error| {
-                tracing::warn!(path = %path.display(), %error, "the tuning table is ignored");
-                None
-            })
-            .unwrap_or_default();
+        Self::load_or_why(path).unwrap_or_default()
+    }
+
+    /// As [`load`](Self::load), but where the file is ignored which one, and why.
+    pub(crate) fn load_or_why(path: &Path) -> Result<Self, String> {
+        let tuning = match Self::read(path) {
+            Ok(found) => found.unwrap_or_default(),
+            Err(error) => {
+                let shown = path.display();
+                tracing::warn!(path = %shown, %error, "the tuning table is ignored");
+                return Err(match error {
+                    JitError::Tuning { .. } => format!("{shown} is ignored: {error}"),
+                    // It names the file itself.
+                    error => error.to_string(),
+                });
+            }
+        };
         let problems = tuning.tables().iter().flat_map(|table| &table.problems);
         let entries = problems.flat_map(|tuned| tuned.ranking.iter().map(move |timed| (&tuned.problem, timed)));
         let mut unknown = entries.filter_map(|(problem, timed)| Some((problem, timed.pattern().err()?)));
@@ -41,7 +52,7 @@ impl Tuning {
             let others = unknown.count();
             tracing::warn!(path = %path.display(), %problem, %error, others, "an entry of the tuning table is ignored");
         }
-        tuning
+        Ok(tuning)
     }
 
     /// Adds what `self` knows to a file, which another process may be doing too: under a lock, from what
@@ -49,26 +60,29 @@ impl Tuning {
     /// on the same machine is replaced if `replace`. A damaged file is set aside as `tuning.json.damaged`.
     ///
     /// # Errors
-    /// [`JitError::File`]. The file is then as it was.
+    /// [`JitError::File`], and those of [`Destination::new`]. The file is then as it was.
     pub fn store(&self, path: &Path, replace: bool) -> Result<(), JitError> {
+        // Behind links, so that all names of a table have one lock.
+        let destination = Destination::new(path)?;
+        let (folder, path) = (destination.folder(), destination.path());
         let failed = |action| move |source| JitError::File { action, path: path.to_owned(), source };
-        let folder = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
         std::fs::create_dir_all(folder).map_err(failed("write"))?;
         let _lock: File = lock_file(folder, "tuning").map_err(failed("lock"))?;
-        let mut all = match Self::read(path) {
-            Ok(found) => found.unwrap_or_default(),
+        let aside = path.with_extension("json.damaged");
+        let (mut all, damaged) = match Self::read(path) {
+            Ok(found) => (found.unwrap_or_default(), false),
             Err(JitError::Tuning { reason }) => {
-                let aside = path.with_extension("json.damaged");
                 tracing::warn!(path = %path.display(), reason, aside = %aside.display(), "the tuning table is set aside");
                 std::fs::rename(path, &aside).map_err(failed("set aside"))?;
-                Self::default()
+                (Self::default(), true)
             }
             Err(error) => return Err(error),
         };
         all.merge(self, replace);
-        write_whole(folder, path, &all.to_json()).map_err(failed("write"))
+        destination.replace(|file| file.write_all(&all.to_json())).inspect_err(|_| {
+            if damaged {
+                let _ = std::fs::rename(&aside, path);
+            }
+        })
     }
 }

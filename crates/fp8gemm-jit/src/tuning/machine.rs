@@ -50,8 +50,14 @@ impl Machine {
             driver: format!("{}.{}", device.driver / 1000, device.driver % 1000 / 10),
             driver_version: device.driver_version.clone(),
             kernels: kernel_version().to_owned(),
-            nvrtc: nvrtc.map_or_else(String::new, |(major, minor)| format!("{major}.{minor}")),
+            nvrtc: text(nvrtc),
         }
+    }
+
+    /// The same with another version of NVRTC.
+    #[must_use]
+    pub fn with_nvrtc(&self, nvrtc: Option<(u32, u32)>) -> Self {
+        Self { nvrtc: text(nvrtc), ..self.clone() }
     }
 
     /// In what a table of `self` does not fit a machine: `None` if it fits. A machine that does not know
@@ -90,6 +96,10 @@ impl Machine {
         }
         None
     }
+}
+
+fn text(version: Option<(u32, u32)>) -> String {
+    version.map_or_else(String::new, |(major, minor)| format!("{major}.{minor}"))
 }
 
 /// One problem for each way of applying scales. With few rows and with many, so that kernels for both

@@ -36,12 +36,27 @@ pub enum Untuned {
     Off,
     /// Nothing is tuned.
     NoTable,
+    /// There is a file of tables that cannot be used, or the environment names one that is not there: which, and what
+    /// is wrong with it.
+    Ignored(String),
     /// What is tuned is for another machine, and in what that differs.
     OtherMachine(String),
     /// The problem is not in the table.
     NotTuned,
     /// The table has configurations for it, but none that this version knows and the problem allows.
     Unusable,
+}
+
+impl Source {
+    /// How much it knows of a problem: more for a measurement than for a table of this machine that has not helped,
+    /// more for that than for none.
+    pub fn knowledge(&self) -> u8 {
+        match self {
+            Self::Tuned(_) => 2,
+            Self::Model(Untuned::NotTuned | Untuned::Unusable) => 1,
+            Self::Model(_) => 0,
+        }
+    }
 }
 
 impl Selection {
@@ -129,6 +144,31 @@ impl Tuning {
         let first = ranked.into_iter().map(|config| estimate(problem, config, sms.max(1)));
         choice.candidates = first.chain(choice.candidates).collect();
         Ok(Selection { choice, source: Source::Tuned(Box::new(tuned.clone())) })
+    }
+
+    /// As [`choose`](Self::choose) for a machine that takes kernels of several versions of NVRTC, whatever its own
+    /// says: the selection that [knows](Source::knowledge) most of the problem, of equal ones that of the first version.
+    /// `None` is a machine without NVRTC, for which no table is refused. [`Compiler::versions`] says which a plan takes.
+    ///
+    /// # Errors
+    /// Those of [`choose`].
+    ///
+    /// [`Compiler::versions`]: crate::Compiler::versions
+    pub fn choose_among(
+        &self,
+        machine: &Machine,
+        versions: &[Option<(u32, u32)>],
+        problem: &Problem,
+    ) -> Result<Selection, JitError> {
+        let (first, others) = versions.split_first().map_or((None, versions), |(first, others)| (*first, others));
+        let mut selection = self.choose(&machine.with_nvrtc(first), problem)?;
+        for version in others {
+            let other = self.choose(&machine.with_nvrtc(*version), problem)?;
+            if other.source.knowledge() > selection.source.knowledge() {
+                selection = other;
+            }
+        }
+        Ok(selection)
     }
 }
 

@@ -21,6 +21,10 @@ use crate::sass::Interleave;
 /// What this version writes and reads.
 const SCHEMA: u32 = 1;
 
+/// Bytes of any text in a table but a problem's.
+const LONGEST_TEXT: usize = 200;
+const PRINTABLE: &str = "a text has control characters or more than 200 bytes";
+
 /// A configuration and its times: medians of the kernel's own time, in microseconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -128,13 +132,15 @@ impl Tuning {
     ///
     /// # Errors
     /// [`JitError::Tuning`] for everything else: another schema, a checksum that does not hold, a problem
-    /// that does not parse or is not legal, a time that is none.
+    /// that does not parse or is not legal, a time that is none, a text that is long or has control characters.
     pub fn parse(json: &[u8]) -> Result<Self, JitError> {
         #[derive(Deserialize)]
         struct Versioned {
             schema: u32,
         }
-        let wrong = |reason: String| JitError::Tuning { reason };
+        // A reason may quote the file, and is printed on terminals.
+        let shown = |character: char| if character.is_control() { char::REPLACEMENT_CHARACTER } else { character };
+        let wrong = |reason: String| JitError::Tuning { reason: reason.chars().map(shown).collect() };
         let versioned: Versioned = serde_json::from_slice(json).map_err(|error| wrong(error.to_string()))?;
         if versioned.schema != SCHEMA {
             return Err(wrong(format!("it has schema {}, but this version reads {SCHEMA}", versioned.schema)));
@@ -143,7 +149,7 @@ impl Tuning {
         if checksum(&document.tables) != document.sha256 {
             return Err(wrong("its checksum does not hold".to_owned()));
         }
-        document.tables.iter().flat_map(|table| &table.problems).try_for_each(check).map_err(wrong)?;
+        document.tables.iter().try_for_each(check_table).map_err(wrong)?;
         Ok(Self { tables: document.tables })
     }
 
@@ -180,6 +186,19 @@ impl Tuning {
 }
 
 /// What no tuning would have written.
+fn check_table(table: &Table) -> Result<(), String> {
+    let Machine { gpu, sms: _, driver, driver_version, kernels, nvrtc } = &table.machine;
+    if ![gpu, driver, kernels, nvrtc].into_iter().chain(driver_version).all(|text| printable(text)) {
+        return Err(format!("its machine: {PRINTABLE}"));
+    }
+    table.problems.iter().try_for_each(check)
+}
+
+/// They are printed on terminals.
+fn printable(text: &str) -> bool {
+    text.len() <= LONGEST_TEXT && !text.chars().any(char::is_control)
+}
+
 fn check(tuned: &Tuned) -> Result<(), String> {
     let problem = &tuned.problem;
     problem.check().map_err(|error| error.to_string())?;
@@ -195,9 +214,8 @@ fn check(tuned: &Tuned) -> Result<(), String> {
         }
     }
     let names = timed().map(|timed| &timed.configuration).chain(timed().filter_map(|timed| timed.interleave.as_ref()));
-    // They are printed on terminals.
-    if names.chain([&tuned.date]).any(|text| text.len() > 200 || text.chars().any(char::is_control)) {
-        return Err(format!("{problem}: a name or date is no such text"));
+    if !names.chain([&tuned.date]).all(|text| printable(text)) {
+        return Err(format!("{problem}: {PRINTABLE}"));
     }
     Ok(())
 }

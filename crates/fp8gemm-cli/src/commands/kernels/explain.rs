@@ -1,11 +1,13 @@
 //! `fp8gemm kernels explain`: what the cost model says of each candidate, which one is taken, and whether
 //! that is the model's choice or a tuning table's.
 
+use std::cmp::Reverse;
+
 use clap::Args;
 use fp8gemm::hopper::{DeviceInfo, probe};
 use fp8gemm::jit::sass::Interleave;
 use fp8gemm::jit::tuning::{Device, Machine, Selection, Source, Tuned, Tuning, Untuned};
-use fp8gemm::jit::{Cache, Compiler, Estimate, JitError, Nvrtc};
+use fp8gemm::jit::{Cache, Compiler, Estimate, JitError};
 use fp8gemm::problem::Problem;
 use serde::Serialize;
 
@@ -89,8 +91,14 @@ pub(super) fn run(args: &ExplainArgs, json: bool) -> Result<u8, CliError> {
             Ok(Chosen::new(selection, sms, Some(device.name), Some(gpu.ordinal)))
         }
         None => {
-            let nvrtc = compiler.nvrtc().ok().map(Nvrtc::version);
-            let (selection, gpu) = elsewhere(compiler.tuning(), &problem, sms, nvrtc)?;
+            let found = match compiler.tuning() {
+                Some(tuning) => elsewhere(tuning, &problem, sms, &compiler.versions())?,
+                None => None,
+            };
+            let (selection, gpu) = match found {
+                Some((selection, gpu)) => (selection, Some(gpu)),
+                None => (Selection::model(&problem, sms, compiler.no_table())?, None),
+            };
             if let Source::Model(Untuned::OtherMachine(difference)) = &selection.source {
                 tracing::warn!(sms, gpu, difference, "no tuning table fits: the cost model chooses kernels");
             }
@@ -113,43 +121,38 @@ fn device(ordinal: usize) -> Result<DeviceInfo, CliError> {
 }
 
 /// What a plan takes on a GPU of that size that is not here, and its name: one that a tuning table is for, with the
-/// kernels and the NVRTC that are here. Of several tables one that has the problem before one that fits.
+/// kernels that are here and of these versions of NVRTC. Of several tables the one that knows most of the problem;
+/// `None` where there is none.
 fn elsewhere(
-    tuning: Option<&Tuning>,
+    tuning: &Tuning,
     problem: &Problem,
     sms: u32,
-    nvrtc: Option<(u32, u32)>,
-) -> Result<(Selection, Option<String>), JitError> {
-    let Some(tuning) = tuning else { return Ok((Selection::model(problem, sms, Untuned::Off)?, None)) };
+    versions: &[Option<(u32, u32)>],
+) -> Result<Option<(Selection, String)>, JitError> {
     let mut found = Vec::new();
-    for table in tuning.tables().iter().filter(|table| table.machine.sms == sms) {
+    for table in tuning.tables().iter().filter(|table| table.machine.sms == sms && !table.problems.is_empty()) {
         let gpu = table.machine.gpu.clone();
-        let here = Machine::new(&Device { name: gpu.clone(), sms, driver: 0, driver_version: None }, nvrtc);
+        let here = Machine::new(&Device { name: gpu.clone(), sms, driver: 0, driver_version: None }, None);
         let here = Machine { driver: table.machine.driver.clone(), ..here };
         // Alone, so that no reason is another table's.
         let alone = tuning.only(|machine| *machine == table.machine);
-        found.push((alone.choose(&here, problem)?, Some(gpu)));
+        found.push((alone.choose_among(&here, versions, problem)?, gpu));
     }
-    let rank = |(selection, _): &(Selection, Option<String>)| match selection.source {
-        Source::Tuned(_) => 0,
-        Source::Model(Untuned::NotTuned | Untuned::Unusable) => 1,
-        Source::Model(_) => 2,
-    };
-    match found.into_iter().min_by_key(rank) {
-        Some(found) => Ok(found),
-        None => Ok((Selection::model(problem, sms, Untuned::NoTable)?, None)),
-    }
+    Ok(found.into_iter().min_by_key(|(selection, _)| Reverse(selection.source.knowledge())))
 }
 
 fn reason(why: &Untuned) -> String {
-    match why {
+    let text = match why {
         Untuned::Off => "tuning tables are switched off".to_owned(),
         Untuned::NoTable => "nothing is tuned for such a GPU".to_owned(),
+        Untuned::Ignored(why) => format!("no tuning table is used: {why}"),
         Untuned::OtherMachine(difference) => format!("the tuning table is not used: {difference}"),
         Untuned::NotTuned => "the tuning table has no such problem".to_owned(),
         Untuned::Unusable => "what the tuning table names for it is no candidate any more".to_owned(),
         other => format!("{other:?}"),
-    }
+    };
+    // A file's name, or what is in it, may hold line feeds and escape sequences.
+    text.chars().map(crate::printable).collect()
 }
 
 impl Chosen {
@@ -291,16 +294,17 @@ mod tests {
         let [problem, other] = ["64x2112x7168", "64x576x7168"]
             .map(|text| format!("{text} a=e4m3:1x128 b=e4m3:128x128 d=bf16").parse().unwrap());
         let [h100, h200] = ["NVIDIA H100 80GB HBM3", "NVIDIA H200"];
-        let ask = |tables: &[Tuning], nvrtc| {
+        let among = |tables: &[Tuning], versions: &[_]| {
             let mut all = Tuning::default();
             tables.iter().for_each(|table| all.merge(table, true));
-            let (selection, gpu) = elsewhere(Some(&all), &problem, 132, nvrtc).unwrap();
+            let (selection, gpu) = elsewhere(&all, &problem, 132, versions).unwrap().unwrap();
             let why = match selection.source {
                 Source::Tuned(_) => "tuned".to_owned(),
                 Source::Model(why) => reason(&why),
             };
-            (gpu.unwrap_or_default(), why)
+            (gpu, why)
         };
+        let ask = |tables: &[Tuning], nvrtc| among(tables, &[nvrtc]);
         let fits = |gpu| table(gpu, None, (13, 0), &problem);
         for nvrtc in [None, Some((13, 0))] {
             assert_eq!(ask(&[fits(h100), table(h200, None, (13, 0), &other)], nvrtc), (h100.into(), "tuned".into()));
@@ -312,7 +316,11 @@ mod tests {
         let stale = [h200, h100].map(|gpu| table(gpu, Some("0"), (13, 0), &problem));
         let (gpu, why) = ask(&stale, Some((13, 0)));
         assert!(gpu == h200 && why.contains("other kernels") && !why.contains("NVIDIA"), "{gpu}: {why}");
-        let none = elsewhere(Some(&fits(h200)), &problem, 114, None).unwrap();
-        assert_eq!((none.0.source, none.1), (Source::Model(Untuned::NoTable), None));
+        // As a plan, which takes imported kernels and their table: the newest where the one here has none.
+        let old = [table(h200, None, (12, 8), &problem)];
+        assert_eq!(among(&old, &[Some((13, 5)), Some((13, 0)), Some((12, 8))]).1, "tuned");
+        let why = among(&old, &[Some((13, 5)), Some((13, 0))]).1;
+        assert!(why.contains("of NVRTC 12.8, here is 13.5"), "{why}");
+        assert_eq!(elsewhere(&fits(h200), &problem, 114, &[None]).unwrap(), None);
     }
 }

@@ -4,8 +4,9 @@
 //! Three rounds: the cost model's candidates; then the model's choice and the best three of them beside
 //! the neighbours of those (a stage more or less, half or twice the raster group). The winner is the second
 //! round's. So far each has the usual pattern in its promotion, as in a plan without a table. In a third the winner is
-//! timed with every other one that its promotion takes, as compiled too, beside the model's choice; another pattern
-//! is kept if it is faster than a tie. All times of a round are taken in turns,
+//! timed with every other one that its promotion takes, as compiled too; another pattern
+//! is kept if it is faster than a tie. The model's choice is timed beside them, so that the gain over it is of one round:
+//! it does not compete again. All times of a round are taken in turns,
 //! so that they can be compared. Bits of every kernel are compared with the twin before it is timed.
 
 use fp8gemm_jit::KernelConfig;
@@ -213,6 +214,8 @@ fn patterned(
     }
     let mut times = timed(measure, problem, &variants)?;
     let (of_usual, of_model) = (times[0], times[unchanged - 1]);
+    // Whatever the model's choice takes this time, the second round has decided between the two.
+    times.retain(|time| time.config == usual.0);
     times.sort_by(|one, other| one.cold.total_cmp(&other.cold));
     let fastest = winner(&times, &usual);
     let gains = fastest.variant() != usual;

@@ -81,6 +81,7 @@ impl Shape {
 /// Reads a list: CSV with a header. Columns `m`, `n`, `k`; optional `out` (`bf16`, `f16`, `f32` or
 /// `fp32`; bf16 if absent), `accumulate` (0 or 1; with 1, B has 1x128 scales as A has, C is D and
 /// beta is 1), and any number of `<name>_us` with recorded times (may be empty). Others are ignored.
+/// `#` begins a comment, except in quotes.
 ///
 /// ```
 /// use fp8gemm_bench::parse_shapes;
@@ -93,23 +94,52 @@ impl Shape {
 /// # Errors
 /// [`BenchError::Shapes`] naming the line.
 pub fn parse(reader: impl Read) -> Result<Vec<Shape>, BenchError> {
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(reader);
+    let (text, lines) = without_comments(reader)?;
+    // Of the text without comments and blank lines, to that of the file.
+    let line = |position: Option<&csv::Position>| {
+        let line = position.map_or(1, csv::Position::line);
+        usize::try_from(line - 1).ok().and_then(|index| lines.get(index)).copied().unwrap_or(line)
+    };
+    let bad = |error: csv::Error| BenchError::Shapes { line: line(error.position()), reason: error.to_string() };
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
     let headers: Vec<_> = reader.headers().map_err(bad)?.iter().map(str::to_ascii_lowercase).collect();
     for needed in ["m", "n", "k"] {
         if !headers.iter().any(|header| header == needed) {
-            return Err(BenchError::Shapes { line: 1, reason: format!("no column `{needed}`") });
+            let line = lines.first().copied().unwrap_or(1);
+            return Err(BenchError::Shapes { line, reason: format!("no column `{needed}`") });
         }
     }
-    reader.records().map(|record| shape(&headers, &record.map_err(bad)?)).collect()
+    let shape = |record: csv::StringRecord| self::shape(&headers, &record, line(record.position()));
+    reader.records().map(|record| shape(record.map_err(bad)?)).collect()
 }
 
-fn bad(error: csv::Error) -> BenchError {
-    let line = error.position().map_or(1, csv::Position::line);
-    BenchError::Shapes { line, reason: error.to_string() }
+/// The lines that say something, up to their comments, and their numbers in the file. Not by the reader of CSV, which
+/// knows comments only where they begin a line, and counts a record's lines from the comment before it.
+fn without_comments(mut reader: impl Read) -> Result<(String, Vec<u64>), BenchError> {
+    let mut bytes = Vec::new();
+    let bad = |line, reason| BenchError::Shapes { line, reason };
+    reader.read_to_end(&mut bytes).map_err(|error| bad(1, error.to_string()))?;
+    let text = std::str::from_utf8(&bytes).map_err(|error| {
+        let before = bytes.iter().take(error.valid_up_to()).filter(|byte| **byte == b'\n').count();
+        bad(before as u64 + 1, "this is not UTF-8".to_owned())
+    })?;
+    let mut kept = String::with_capacity(text.len());
+    let mut lines = Vec::new();
+    for (line, number) in text.trim_start_matches('\u{feff}').lines().zip(1..) {
+        // In quotes it is part of a name.
+        let quoted = |end: usize| line[..end].matches('"').count() % 2 == 1;
+        let end = line.match_indices('#').map(|(at, _)| at).find(|at| !quoted(*at)).unwrap_or(line.len());
+        let content = line[..end].trim_end();
+        if !content.is_empty() {
+            kept.push_str(content);
+            kept.push('\n');
+            lines.push(number);
+        }
+    }
+    Ok((kept, lines))
 }
 
-fn shape(headers: &[String], record: &csv::StringRecord) -> Result<Shape, BenchError> {
-    let line = record.position().map_or(1, csv::Position::line);
+fn shape(headers: &[String], record: &csv::StringRecord, line: u64) -> Result<Shape, BenchError> {
     let fail = |reason: String| BenchError::Shapes { line, reason };
     let field = |name: &str| {
         headers.iter().position(|header| header == name).and_then(|index| record.get(index)).unwrap_or_default()
@@ -177,9 +207,24 @@ mod tests {
             ("m,n,k,accumulate\n1,2,3,yes\n", "line 2: accumulate is `yes`"),
             ("m,n,k,x_us\n1,2,3,-1\n", "line 2: x_us is `-1`"),
             ("m,n,k\n1,2\n", "line 2:"),
+            ("# m,n\nm,n # and K\n1,2\n", "line 2: no column `k`"),
+            ("# sizes\n\nm,n,k\n1,2,3\n  # more\n\n1,0,3 # none\n", "line 7: n is `0`"),
+            ("m,n,k\n# more\n1,2\n", "line 3:"),
         ] {
             let error = parse(text.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    /// Breaks if a comment is read as a header or a row, a row is lost behind one, or a quoted name is cut.
+    #[test]
+    fn comments_are_left_out() {
+        let plain = parse("m,n,k,name,x_us\n1,2,3,one,4.5\n5,6,7,\"no. #2\",\n".as_bytes()).unwrap();
+        let text =
+            "# mine\n\nm,n,k,name,x_us # times\r\n1,2,3,one,4.5# first\r\n  # middle\n5,6,7,\"no. #2\",  # second\n#";
+        assert_eq!(parse(text.as_bytes()).unwrap(), plain);
+        assert_eq!(plain.len(), 2);
+        let error = parse(&b"m,n,k\n1,2,3\n1,\xff,3\n"[..]).unwrap_err().to_string();
+        assert!(error.contains("line 3: this is not UTF-8"), "{error}");
     }
 }

@@ -245,7 +245,7 @@ fn failures_write_nothing() {
     bad(&gemm(good, "d.txt"), &["d.txt", ".safetensors or .npy"]);
     bad(&gemm(good, "d"), &[".safetensors or .npy"]);
     bad(&gemm(good, "no/such/folder/d.npy"), &["no/such/folder/d.npy", "cannot be written"]);
-    bad(&gemm(good, "folder.safetensors"), &["folder.safetensors", "directory"]);
+    bad(&gemm(good, "folder.safetensors"), &["folder.safetensors", "is a folder"]);
     bad(&gemm(good, "d.npy"), &["bf16", "--output-type"]);
     bad(&[&gemm(good, "d.npy")[..], &["--output-type", "f32", "--with-inputs"]].concat(), &["--with-inputs"]);
     bad(&["quantize", "x.safetensors", "-o", "x8.npy", "--recipe", "deepgemm"], &["-o", ".safetensors"]);

@@ -277,3 +277,50 @@ fn outputs_are_ordinary_files() {
     let mode = |name: &str| fs::metadata(folder.join(name)).unwrap().permissions().mode();
     assert_eq!(mode("target.safetensors"), mode("plain"));
 }
+
+/// Breaks if sizes of 0 are refused or computed otherwise than BLAS does: without rows or columns D is empty, without K it
+/// is beta C, or zeros.
+#[test]
+fn empty_operands() {
+    let folder = common::folder();
+    let folder = folder.path();
+    let gemm = ["gemm", "--a", "a.npy", "--b", "b.npy", "--engine", "twin", "--output-type", "f32", "--json"];
+    let names = ["-o", "d.safetensors"];
+    for [m, n, k] in [[0u64, 5, 128], [3, 0, 128], [3, 5, 0], [0, 0, 0]] {
+        let (a, b) = (uniform((m * k) as usize, 1), uniform((n * k) as usize, 2));
+        save_npy(&folder.join("a.npy"), &[m, k], npyz::Order::C, a);
+        save_npy(&folder.join("b.npy"), &[n, k], npyz::Order::C, b);
+        let recipe = ["--recipe", "deepgemm"];
+        let run = ok(folder, &[&gemm[..], &recipe, &names].concat()).json(0);
+        assert_eq!((&run["m"], &run["n"], &run["k"]), (&m.into(), &n.into(), &k.into()));
+        let (_, shape, bytes) = read(&folder.join("d.safetensors"), "d");
+        assert_eq!((shape, bytes), (vec![m as usize, n as usize], vec![0; (m * n) as usize * 4]));
+        // FP8 codes without scales.
+        save_npy(&folder.join("a.npy"), &[m, k], npyz::Order::C, vec![0x38u8; (m * k) as usize]);
+        save_npy(&folder.join("b.npy"), &[n, k], npyz::Order::C, vec![0x38u8; (n * k) as usize]);
+        ok(folder, &[&gemm[..], &["--dtype", "e4m3"], &names].concat()).json(0);
+        let text = [&gemm[..gemm.len() - 1], &["--dtype", "e4m3"], &names].concat();
+        let text = ok(folder, &text).stdout;
+        assert_eq!(text.contains("inf dB"), m * n > 0, "{text}");
+    }
+    save_npy(&folder.join("a.npy"), &[3, 0], npyz::Order::C, Vec::<u8>::new());
+    save_npy(&folder.join("b.npy"), &[5, 0], npyz::Order::C, Vec::<u8>::new());
+    save(&folder.join("c.safetensors"), &[f32s("c", &[3, 5], &[1.5; 15])], &[]);
+    let with_c = ["--dtype", "e4m3", "--c", "c.safetensors", "--beta", "-2"];
+    ok(folder, &[&gemm[..], &with_c, &names].concat());
+    let (_, _, bytes) = read(&folder.join("d.safetensors"), "d");
+    assert_eq!(bytes, [-3f32; 15].map(f32::to_le_bytes).concat());
+}
+
+/// Breaks if errors are reported of a result that has nothing to compare.
+#[test]
+fn what_is_not_finite_has_no_error() {
+    let folder = common::folder();
+    let folder = folder.path();
+    save(&folder.join("x.safetensors"), &[codes("a", 5, 128, 1), codes("b", 7, 128, 2)], &[]);
+    let gemm = ["gemm", "--a", "x.safetensors", "--b", "x.safetensors", "-o", "d.safetensors", "--engine", "twin"];
+    let text = ok(folder, &[&gemm[..], &["--alpha", "nan"]].concat()).stdout;
+    assert!(text.contains("35 of 35 elements are not finite, left out") && !text.contains("dB"), "{text}");
+    let text = ok(folder, &gemm).stdout;
+    assert!(text.contains("dB") && !text.contains("left out"), "{text}");
+}

@@ -97,6 +97,7 @@ pub(crate) fn run(args: &QuantizeArgs, json: bool) -> Result<u8, CliError> {
         let weight = name == "b" || name.ends_with(".weight");
         let layout = args.layout.unwrap_or_else(|| usual_layout(args.recipe, weight));
         let quantizer = Quantizer { recipe: args.recipe, layout, ty: args.dtype };
+        tensor.matrix_shape().in_file(file.path())?;
         let matrix = tensor.matrix().in_file(file.path())?;
         let scaled =
             quantize(&matrix, quantizer).map_err(|source| CliError::Quantize { tensor: name.clone(), source })?;

@@ -35,9 +35,9 @@ pub(crate) struct GpuRun {
     /// Ordinal and name of the GPU.
     pub(crate) device: usize,
     pub(crate) name: String,
-    /// The kernel's configuration in one word.
+    /// The kernel's configuration in one word, or "none": an empty D needs no kernel.
     pub(crate) configuration: String,
-    pub(crate) kernel: Origin,
+    pub(crate) kernel: Option<Origin>,
     /// Time until the kernel, and those that quantise, were compiled, or read from the cache, and loaded.
     prepare_seconds: Number,
     #[serde(skip)]
@@ -63,10 +63,23 @@ impl GpuRun {
     /// `CONFIGURATION, compiled and loaded in 312 ms`.
     pub(crate) fn kernel_text(&self) -> String {
         let origin = match self.kernel {
-            Origin::Compiled => "compiled",
-            Origin::Cached => "read from the cache",
+            Some(Origin::Compiled) => "compiled",
+            Some(Origin::Cached) => "read from the cache",
+            None => return format!("{}: D is empty", self.configuration),
         };
         format!("{}, {origin} and loaded in {}", self.configuration, duration(self.prepare))
+    }
+}
+
+/// The GPU of this ordinal, or the first Hopper: what `--device` means wherever there is one.
+///
+/// # Errors
+/// Those of [`probe`], where none is named.
+pub(crate) fn ordinal(device: Option<u32>) -> Result<usize, HopperError> {
+    match device {
+        Some(ordinal) => Ok(ordinal as usize),
+        // `probe` gives at least one.
+        None => Ok(probe()?.first().map_or(0, |device| device.ordinal)),
     }
 }
 
@@ -76,11 +89,7 @@ impl Hopper {
     /// # Errors
     /// Those of [`probe`] and [`Gpu::open`].
     pub(crate) fn open(device: Option<u32>) -> Result<Self, HopperError> {
-        let ordinal = match device {
-            Some(ordinal) => ordinal as usize,
-            // `probe` gives at least one.
-            None => probe()?.first().map_or(0, |device| device.ordinal),
-        };
+        let ordinal = ordinal(device)?;
         let start = Instant::now();
         let gpu = Gpu::open(ordinal)?;
         tracing::info!(gpu = gpu.info().name, ordinal, time = %duration(start.elapsed()), "GPU opened");
@@ -113,13 +122,18 @@ impl Hopper {
         c: Option<&MatrixView<'_>>,
     ) -> Result<Computed, HopperError> {
         let start = Instant::now();
-        let compiled = self.compiler.statistics().compiled;
+        let before = self.compiler.statistics().compiled;
+        let compiled = || self.compiler.statistics().compiled > before;
         // As `gemm_on_gpu` makes it.
         let options = PlanOptions::default().workspace(true);
-        let plan = Plan::with_options(&self.gpu, &self.compiler, problem, options)?;
-        let compiled = self.compiler.statistics().compiled > compiled;
-        for quantization in [a.quantization(), b.quantization()].into_iter().flatten() {
-            QuantizePlan::new(&self.gpu, &self.compiler, &quantization)?;
+        // Without products the library needs no plan for this problem.
+        let mut planned = None;
+        if problem.macs() > 0 {
+            let plan = Plan::with_options(&self.gpu, &self.compiler, problem, options)?;
+            planned = Some((plan, compiled()));
+            for quantization in [a.quantization(), b.quantization()].into_iter().flatten() {
+                QuantizePlan::new(&self.gpu, &self.compiler, &quantization)?;
+            }
         }
         let prepare = start.elapsed();
 
@@ -128,6 +142,8 @@ impl Hopper {
         // Makes the plan once more, of the kernel that is loaded by now.
         let product = gemm_on_gpu(&self.gpu, &self.compiler, a, b, c.as_ref(), problem)?;
         let time = start.elapsed();
+        let made = planned.as_ref().map_or_else(compiled, |(_, compiled)| *compiled);
+        let origin = if made { Origin::Compiled } else { Origin::Cached };
         let mut steps: Vec<String> = product.steps.iter().map(ToString::to_string).collect();
         let quantized = [
             download(Side::A, product.quantized_a.as_ref(), &mut steps)?,
@@ -137,8 +153,8 @@ impl Hopper {
         let run = GpuRun {
             device: info.ordinal,
             name: info.name.clone(),
-            configuration: plan.config().to_string(),
-            kernel: if compiled { Origin::Compiled } else { Origin::Cached },
+            configuration: product.config.map_or_else(|| "none".to_owned(), |config| config.to_string()),
+            kernel: product.config.map(|_| origin),
             prepare_seconds: Number(prepare.as_secs_f64()),
             prepare,
             steps,
@@ -165,6 +181,9 @@ fn download(
 
 /// The rule by which no kernel computes this problem; nothing where one does.
 pub(super) fn rule_against(problem: &Problem) -> Option<String> {
+    // Without M or N there is nothing to compute, without K the kernel for K = 1 does it.
+    let [m, n, k] = [problem.m, problem.n, problem.k].map(|size| size.max(1));
+    let problem = &Problem { m, n, k, ..*problem };
     // The number of SMs ranks the configurations; whether there is one does not depend on it.
     match choose(problem, 132) {
         Ok(_) => None,
@@ -222,6 +241,10 @@ mod tests {
             assert_eq!(rule(&format!("3x5x7 a=e4m3:{scales} b=e5m2:{scales} d=f16")), None);
         }
         assert_eq!(rule("3x5x7 a=e4m3:row b=e5m2:tensor d=f32 policy=chain"), None);
+        // As the library does: K = 0 gives beta C, and an empty D takes nothing.
+        for sizes in ["0x5x7", "3x0x7", "3x5x0"] {
+            assert_eq!(rule(&format!("{sizes} a=e4m3:1x128 b=e4m3:128x128 d=f16")), None);
+        }
         let mx = rule("3x5x64 a=e4m3:1x32 b=e4m3:1x32 d=f32 policy=promote32").unwrap();
         assert!(mx.contains("128x128"), "{mx}");
         for policy in Policy::COMMON {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use fp8gemm::formats::{ScaledMatrix, ScaledView};
 use fp8gemm::hopper::{HopperError, HostOperand};
+use fp8gemm::jit::JitError;
 use fp8gemm::problem::{Epilogue, OutputType, Policy, Problem};
 use fp8gemm::sim::{Gemm, Matrix, MatrixView, Path};
 use serde::Serialize;
@@ -16,7 +17,7 @@ use crate::args::{Engine, EngineArgs};
 use crate::error::{CliError, note};
 use crate::text::{count, duration, path_name};
 
-pub(crate) use gpu::{COMPUTES, GpuRun, Hopper, one_line};
+pub(crate) use gpu::{COMPUTES, GpuRun, Hopper, one_line, ordinal};
 pub(crate) use progress::Progress;
 
 /// Which engine computed something.
@@ -164,7 +165,7 @@ impl Engines {
     /// What the GPU makes of a problem, if it takes it.
     ///
     /// # Errors
-    /// [`CliError::Missing`] where the GPU fails; under engine auto a lack of memory, or of an NVRTC
+    /// [`CliError::Missing`] where the GPU fails, [`CliError::Usage`] where no GPU would do it; under engine auto a lack of memory, or of an NVRTC
     /// that compiles the kernel, is a note, and the twin computes from then on.
     fn on_gpu(
         &self,
@@ -181,7 +182,7 @@ impl Engines {
                 let _ = self.absence.set(reason);
                 Ok(None)
             }
-            Err(error) => Err(missing(&error)),
+            Err(error) => Err(failed(&error)),
         }
     }
 }
@@ -213,4 +214,34 @@ fn unsupported(what: &str, rule: &str) -> CliError {
 
 fn missing(error: &HopperError) -> CliError {
     CliError::Missing { engine: "hopper", reason: one_line(error) }
+}
+
+/// Sizes and problems that no GPU computes are wrong input; for the rest another machine may do.
+fn failed(error: &HopperError) -> CliError {
+    use HopperError::{Jit, Problem, TooLarge, Unsupported};
+    match error {
+        TooLarge { .. }
+        | Unsupported { .. }
+        | Problem(_)
+        | Jit(JitError::Unsupported { .. } | JitError::Problem(_)) => {
+            CliError::Usage(format!("engine hopper: {}", one_line(error)))
+        }
+        _ => missing(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Breaks if a script takes sizes that no GPU computes for a machine without a GPU, or the other way round.
+    #[test]
+    fn too_large_is_wrong_input() {
+        let too_large = HopperError::TooLarge { what: "M", value: 1 << 31, rule: "a rule" };
+        let error = failed(&too_large);
+        assert_eq!((error.exit_code(), error.to_string().as_str()), (2, "engine hopper: M is 2147483648: a rule"));
+        let lost = HopperError::Cuda { call: "cuLaunchKernel", code: 2, name: "no memory".to_owned() };
+        assert_eq!(failed(&lost).exit_code(), 3);
+        assert_eq!(failed(&HopperError::NoDevice).exit_code(), 3);
+    }
 }

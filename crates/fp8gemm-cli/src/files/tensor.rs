@@ -116,9 +116,19 @@ impl<'a> TensorView<'a> {
     /// # Errors
     /// [`TensorFault::NotMatrix`] and [`TensorFault::Empty`].
     pub fn matrix_shape(&self) -> Result<(usize, usize), FileError> {
+        match self.dim()? {
+            (rows, columns) if rows > 0 && columns > 0 => Ok((rows, columns)),
+            _ => Err(TensorFault::Empty { shape: self.shape().to_vec() }.at(self)),
+        }
+    }
+
+    /// Rows and columns of a matrix, which may have none.
+    ///
+    /// # Errors
+    /// [`TensorFault::NotMatrix`].
+    pub fn dim(&self) -> Result<(usize, usize), FileError> {
         match *self.shape() {
-            [rows, columns] if rows > 0 && columns > 0 => Ok((rows, columns)),
-            [_, _] => Err(TensorFault::Empty { shape: self.shape().to_vec() }.at(self)),
+            [rows, columns] => Ok((rows, columns)),
             _ => Err(TensorFault::NotMatrix { shape: self.shape().to_vec() }.at(self)),
         }
     }
@@ -127,8 +137,7 @@ impl<'a> TensorView<'a> {
     /// them.
     ///
     /// # Errors
-    /// [`TensorFault::Type`], [`TensorFault::NeedsDtype`], and those of
-    /// [`matrix_shape`](Self::matrix_shape).
+    /// [`TensorFault::Type`], [`TensorFault::NeedsDtype`] and [`TensorFault::NotMatrix`].
     pub fn codes(&self, plain: Option<OperandType>) -> Result<(OperandType, ArrayView2<'a, u8>), FileError> {
         let ty = match (self.ty(), plain) {
             (StoredType::Fp8(ty), _) => *ty,
@@ -136,8 +145,7 @@ impl<'a> TensorView<'a> {
             (StoredType::U8, None) => return Err(TensorFault::NeedsDtype { got: self.ty().to_string() }.at(self)),
             _ => return Err(self.type_fault("F8_E4M3 or F8_E5M2")),
         };
-        let (rows, columns) = self.matrix_shape()?;
-        let shape = (rows, columns).set_f(self.info.fortran);
+        let shape = self.dim()?.set_f(self.info.fortran);
         let codes = ArrayView2::from_shape(shape, self.bytes).map_err(|_| self.size_fault())?;
         Ok((ty, codes))
     }
@@ -145,8 +153,7 @@ impl<'a> TensorView<'a> {
     /// The elements as a matrix of their own type.
     ///
     /// # Errors
-    /// [`TensorFault::Type`] for a type that is not F32, F16 or BF16, and those of
-    /// [`matrix_shape`](Self::matrix_shape).
+    /// [`TensorFault::Type`] for a type that is not F32, F16 or BF16, and [`TensorFault::NotMatrix`].
     pub fn matrix(&self) -> Result<Matrix, FileError> {
         Ok(match self.ty() {
             StoredType::F32 => Matrix::F32(self.elements(f32::from_le_bytes)?),
@@ -220,8 +227,7 @@ impl<'a> TensorView<'a> {
     }
 
     fn elements<const N: usize, T: Clone>(&self, element: fn([u8; N]) -> T) -> Result<Array2<T>, FileError> {
-        let (rows, columns) = self.matrix_shape()?;
-        let shape = (rows, columns).set_f(self.info.fortran);
+        let shape = self.dim()?.set_f(self.info.fortran);
         Array2::from_shape_vec(shape, words(self.bytes, element)).map_err(|_| self.size_fault())
     }
 

@@ -57,6 +57,8 @@ pub(crate) struct Sources<'f> {
     pub(crate) c: Option<&'f TensorFile>,
     /// The files whose `c` counts if there is exactly one.
     pub(crate) beside: [&'f TensorFile; 2],
+    /// Whether M, N or K may be 0.
+    pub(crate) may_be_empty: bool,
 }
 
 /// Operands, C and epilogue of one GEMM.
@@ -109,6 +111,10 @@ pub(crate) fn load<'f>(
     if recipe.is_some() && !a.tensor.ty().is_float() && !b.tensor.ty().is_float() {
         return Err(CliError::Usage("--recipe has nothing to quantise: both operands are FP8 already".to_owned()));
     }
+    if !sources.may_be_empty {
+        a.expect_elements()?;
+        b.expect_elements()?;
+    }
     let readings_a = a.readings(args.scale_layout_a)?;
     let readings_b = b.readings(args.scale_layout_b)?;
     let layout_a = choose(&readings_a, &readings_b);
@@ -146,6 +152,7 @@ pub(crate) fn stored<'f>(
     scales: Option<&'f TensorFile>,
 ) -> Result<Operand<'f>, CliError> {
     let stored = Stored::find(Side::B, file, name, scales)?;
+    stored.expect_elements()?;
     let layout = stored.readings(None)?.first().copied();
     stored.into_operand(layout, None, None, false)
 }

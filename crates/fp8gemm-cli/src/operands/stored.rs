@@ -56,8 +56,13 @@ impl<'f> Stored<'f> {
         Ok(Self { side, file, tensor, name: name.to_owned(), scales, ignored })
     }
 
+    /// Refuses an operand without elements.
+    pub(super) fn expect_elements(&self) -> Result<(), CliError> {
+        self.tensor.matrix_shape().map(drop).in_file(self.file.path())
+    }
+
     pub(super) fn shape(&self) -> Result<(usize, usize), CliError> {
-        self.tensor.matrix_shape().in_file(self.file.path())
+        self.tensor.dim().in_file(self.file.path())
     }
 
     /// The layouts that the scales can have; none where they are still to be made.

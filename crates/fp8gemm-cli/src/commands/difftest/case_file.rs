@@ -105,7 +105,8 @@ pub(super) fn read(path: &Path) -> Result<(Case, Option<Matrix>), CliError> {
     let problem: Problem = said("problem")?.parse().map_err(|error| usage(format!("metadata `problem`: {error}")))?;
     let origin = Origin::parse(number("seed")?, number("index")?, said("regimes")?)
         .map_err(|error| usage(format!("metadata `regimes`: {error}")))?;
-    let sources = Sources { a: file, b: file, scale_a: None, scale_b: None, c: None, beside: [file, file] };
+    let (scale_a, scale_b, c) = (None, None, None);
+    let sources = Sources { a: file, b: file, scale_a, scale_b, c, beside: [file, file], may_be_empty: false };
     let epilogue = (Some(problem.epilogue.alpha), Some(problem.epilogue.beta));
     let inputs = load(&sources, &OperandArgs::plain(), epilogue, None)?;
     let owned = |x: ScaledView<'_>| ScaledMatrix::new(x.ty(), x.layout(), x.codes().to_owned(), x.scales().to_owned());

@@ -214,7 +214,8 @@ fn check_one(path: &Path, d: Option<&Path>, policy: Option<Policy>) -> Result<Op
             usage("does not say its policy: `difftest write` did not make it, or its metadata was lost (keep it, put D into NAME.d.safetensors, or give --policy)".to_owned())
         })?,
     };
-    let sources = Sources { a: file, b: file, scale_a: None, scale_b: None, c: None, beside: [file, file] };
+    let (scale_a, scale_b, c) = (None, None, None);
+    let sources = Sources { a: file, b: file, scale_a, scale_b, c, beside: [file, file], may_be_empty: false };
     let inputs = load(&sources, &OperandArgs::plain(), (number("alpha")?, number("beta")?), None)?;
     if let (Some(d), true) = (d, file.get("d").is_some()) {
         return Err(usage(format!("holds a `d`, and {} is another: a problem has one D", d.display())));

@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use fp8gemm::hopper::probe;
 use fp8gemm_difftest::{DifftestError, HopperSubject};
 
 use super::case_file;
-use crate::engine::one_line;
+use crate::engine::{self, one_line};
 use crate::error::CliError;
 
 /// What every question to a GPU takes.
@@ -33,14 +32,7 @@ impl GpuArgs {
 
 /// The ordinal of this GPU, or of the first Hopper; `engine` is what lacks it.
 pub(super) fn ordinal(device: Option<u32>, engine: &'static str) -> Result<usize, CliError> {
-    match device {
-        Some(device) => Ok(device as usize),
-        None => {
-            let devices = probe().map_err(|error| CliError::Missing { engine, reason: one_line(&error) })?;
-            // `probe` gives at least one.
-            Ok(devices.first().map_or(0, |device| device.ordinal))
-        }
-    }
+    engine::ordinal(device).map_err(|error| CliError::Missing { engine, reason: one_line(&error) })
 }
 
 /// The GPU of this ordinal, or the first Hopper, with our kernels.

@@ -28,7 +28,8 @@ pub(super) struct ErrorReport {
     /// Rows compared, and whether they are a sample of D's.
     pub(super) rows: usize,
     pub(super) sampled: bool,
-    elements: usize,
+    /// Pairs that the figures are of.
+    pub(super) elements: usize,
     /// Pairs left out because a side is NaN or infinite, and those of them that disagree.
     pub(super) non_finite: usize,
     pub(super) non_finite_differing: usize,

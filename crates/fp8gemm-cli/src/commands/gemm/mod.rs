@@ -37,6 +37,8 @@ pub(crate) fn run(args: &GemmArgs, json: bool) -> Result<u8, CliError> {
         scale_b: flag(&operands.scale_b),
         c: flag(&operands.c),
         beside: [open(&args.a)?, open(&args.b)?],
+        // As in BLAS: without rows or columns there is nothing to do, without K there are no products.
+        may_be_empty: true,
     };
     let inputs = load(&sources, operands, (operands.alpha, operands.beta), args.recipe)?;
     if let [(a, b), others @ ..] = &inputs.readings[..]

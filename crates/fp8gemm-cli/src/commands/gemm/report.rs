@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::errors::{ErrorReport, Reference};
 use crate::engine::{Chosen, Computed, GpuRun, twin_name};
 use crate::operands::{Inputs, Operand, Place};
-use crate::text::{Number, count, gmacs, path_name, speed, table};
+use crate::text::{Number, count, gmacs, grouped, path_name, speed, table};
 
 /// The result of `gemm`, in the form of its JSON document.
 #[derive(Serialize)]
@@ -85,22 +85,23 @@ impl Report {
                 Reference::Fp8Operands => "of the FP8 operands",
                 Reference::Inputs => "of the inputs, before quantisation",
             };
+            let figure = |text: String| if error.elements == 0 { "-".to_owned() } else { text };
             let of = if error.sampled { format!("{} of {}", error.rows, self.m) } else { error.rows.to_string() };
             rows.push(vec![
                 against.to_owned(),
                 of,
-                format!("{:.2} dB", error.snr_db.0),
-                format!("{:.3e}", error.calc_diff.0),
-                format!("{:.3e}", error.max_relative.0),
-                format!("{:+.3e}", error.bias.0),
+                figure(format!("{:.2} dB", error.snr_db.0)),
+                figure(format!("{:.3e}", error.calc_diff.0)),
+                figure(format!("{:.3e}", error.max_relative.0)),
+                figure(format!("{:+.3e}", error.bias.0)),
             ]);
         }
         text += &table(2, &rows);
         for error in &self.errors {
             if error.non_finite > 0 {
-                let elements = count(error.non_finite as u64, "element");
-                let what = format!("{elements} left out as NaN or infinite, {} disagree", error.non_finite_differing);
-                text += &format!("  {what}\n");
+                let (left_out, all) = (error.non_finite as u64, (error.elements + error.non_finite) as u64);
+                let (left_out, all, differing) = (grouped(left_out), count(all, "element"), error.non_finite_differing);
+                text += &format!("  {left_out} of {all} are not finite, left out; {differing} of them disagree\n");
                 break;
             }
         }

@@ -43,6 +43,7 @@ pub(crate) fn run(args: &VerifyArgs, json: bool) -> Result<u8, CliError> {
         scale_b: flag(&operands.scale_b),
         c: flag(&operands.c),
         beside: [file, file],
+        may_be_empty: false,
     };
     if !named(file) && (args.a.is_none() || args.b.is_none()) {
         let what = "an .npy file holds D alone: name the files of the operands with --a and --b";

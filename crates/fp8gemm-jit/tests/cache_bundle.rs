@@ -268,6 +268,7 @@ fn links_stay_and_what_is_no_file_is_refused() {
     };
     refused(one.export(&path("socket")).map(drop), "write", "only a regular file is replaced");
     refused(tables(1).store(&path("socket"), true), "write", "only a regular file is replaced");
+    refused(Tuning::read(&path("socket")).map(drop), "read", "a tuning table is a regular file");
     refused(one.import(&path("socket")).map(drop), "read", "a bundle must be a regular file");
 
     fs::create_dir(path("elsewhere")).unwrap();

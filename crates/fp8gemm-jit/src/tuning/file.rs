@@ -1,11 +1,12 @@
 //! The file of a table: read without fail, joined with what others wrote meanwhile, written whole.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
 use super::Tuning;
 use crate::cache::lock_file;
+use crate::destination::check_regular;
 use crate::{Destination, JitError};
 
 /// Its name, in the folder of the cache.
@@ -15,9 +16,18 @@ impl Tuning {
     /// Reads a file; `None` if there is none.
     ///
     /// # Errors
-    /// [`JitError::File`], and those of [`parse`](Self::parse).
+    /// [`JitError::File`], [`JitError::NotRegular`], and those of [`parse`](Self::parse).
     pub fn read(path: &Path) -> Result<Option<Self>, JitError> {
-        match std::fs::read(path) {
+        // Before it is opened: that waits for the other end of a pipe.
+        if let Ok(metadata) = fs::metadata(path) {
+            check_regular(
+                "read",
+                path,
+                &metadata,
+                "a tuning table is a regular file, which is replaced when more is known",
+            )?;
+        }
+        match fs::read(path) {
             Ok(json) => Self::parse(&json).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(JitError::File { action: "read", path: path.to_owned(), source }),
@@ -66,14 +76,14 @@ impl Tuning {
         let destination = Destination::new(path)?;
         let (folder, path) = (destination.folder(), destination.path());
         let failed = |action| move |source| JitError::File { action, path: path.to_owned(), source };
-        std::fs::create_dir_all(folder).map_err(failed("write"))?;
+        fs::create_dir_all(folder).map_err(failed("write"))?;
         let _lock: File = lock_file(folder, "tuning").map_err(failed("lock"))?;
         let aside = path.with_extension("json.damaged");
         let (mut all, damaged) = match Self::read(path) {
             Ok(found) => (found.unwrap_or_default(), false),
             Err(JitError::Tuning { reason }) => {
                 tracing::warn!(path = %path.display(), reason, aside = %aside.display(), "the tuning table is set aside");
-                std::fs::rename(path, &aside).map_err(failed("set aside"))?;
+                fs::rename(path, &aside).map_err(failed("set aside"))?;
                 (Self::default(), true)
             }
             Err(error) => return Err(error),
@@ -81,7 +91,7 @@ impl Tuning {
         all.merge(self, replace);
         destination.replace(|file| file.write_all(&all.to_json())).inspect_err(|_| {
             if damaged {
-                let _ = std::fs::rename(&aside, path);
+                let _ = fs::rename(&aside, path);
             }
         })
     }

@@ -183,7 +183,7 @@ fn sums_may_move_to_another_register() {
     code[2] = to(4, 22, ffma(4, 87, 4, false, false));
     code[3] = to(22, 4, ffma(22, 63, 4, false, false));
     code[5] = to(50, 51, code[5]);
-    assert_eq!(runs(&code, "k").unwrap(), [0..8]);
+    assert_eq!(runs(&code, "k").unwrap(), std::slice::from_ref(&(0..8)));
     assert_eq!(shown(&rewritten(Interleave::Reuse, &code)), "r...rrr.");
 }
 

@@ -17,7 +17,8 @@ fn wrong_arguments_are_named_first() {
     let folder = tempdir().unwrap();
     fs::write(folder.path().join("bad.csv"), "m,n,k\n128,256,0\n").unwrap();
     fs::write(folder.path().join("short.csv"), "m,n\n128,256\n").unwrap();
-    let cases: [(&[&str], &[&str]); 16] = [
+    fs::write(folder.path().join("header.csv"), "# none yet\nm,n,k\n").unwrap();
+    let cases: [(&[&str], &[&str]); 22] = [
         (&["4096", "7168"], &["7168", "threes"]),
         (&["4096x7168"], &["4096x7168", "MxNxK"]),
         (&["4096", "7168x2048x1"], &["7168x2048x1"]),
@@ -26,6 +27,9 @@ fn wrong_arguments_are_named_first() {
         (&["1x2x3 a=e4m3:1x128 b=e4m3:1x128 d=bf16 policy=chain"], &["chain"]),
         (&["--repeat", "0"], &["repeat", "0", "1 to"]),
         (&["--seconds", "0"], &["seconds", "0", "above 0"]),
+        (&["--seconds", "-1"], &["seconds is -1", "above 0"]),
+        (&["-1", "576", "7168"], &["`-1`", "M N K"]),
+        (&["2147483648x576x7168"], &["M is 2147483648", "TMA"]),
         (&["--interleave", "none,some"], &["some", "deepgemm-2025"]),
         (&["--regime", "hot"], &["hot", "warm"]),
         (&["--flush", "read", "--flush-bytes", "1000"], &["flush-bytes", "1000", "256 MiB"]),
@@ -33,6 +37,9 @@ fn wrong_arguments_are_named_first() {
         (&["--list", "decode", "--m-at-least", "many"], &["many", "--m-at-least"]),
         (&["--shapes", "bad.csv"], &["bad.csv", "line 2", "k is `0`"]),
         (&["--shapes", "short.csv"], &["short.csv", "no column `k`"]),
+        (&["--shapes", "header.csv"], &["header.csv: there is no problem in it"]),
+        (&["--csv", ".", "1", "1", "128"], &["folder"]),
+        (&["--csv", "bad.csv/x.csv", "1", "1", "128"], &["bad.csv/x.csv"]),
         (&["--csv", "no/such/folder/x.csv", "1", "1", "128"], &["no/such/folder/x.csv"]),
     ];
     for (arguments, words) in cases {
@@ -54,6 +61,19 @@ fn no_gpu_is_exit_3() {
         assert_eq!((run.code, run.stdout.as_str()), (3, ""), "{}", run.stderr);
         assert!(run.stderr.starts_with("error: ") && run.stderr.lines().count() == 1, "{}", run.stderr);
     }
+}
+
+/// Breaks if results of an earlier run are lost to one that measures nothing, or such a run leaves a file.
+#[test]
+fn earlier_results_outlive_a_run_without_a_gpu() {
+    let folder = tempdir().unwrap();
+    fs::write(folder.path().join("out.csv"), "old").unwrap();
+    for file in ["out.csv", "new.csv"] {
+        let run = without_gpu(folder.path(), &["bench", "512", "7168", "2048", "--csv", file]);
+        assert_eq!(run.code, 3, "{}", run.stderr);
+    }
+    assert_eq!(fs::read_to_string(folder.path().join("out.csv")).unwrap(), "old");
+    assert_eq!(common::names(folder.path()), ["out.csv"]);
 }
 
 /// Breaks if a regime gives no time, the rivals are not there, or a result is not compared with the

@@ -53,12 +53,21 @@ fn problems_have_one_meaning() {
     assert_eq!(problem(&[&arguments[..], &["--beta", "-0.5"]].concat()), text.replace("1.0", "-0.5"));
     for (words, error) in [
         (&["1", "2"][..], "M N K"),
-        (&["1", "2", "x"], "problem"),
+        (&["1", "2", "x"], "K is \"x\", but must be a whole number from 1"),
+        (&["abc", "1", "1"], "M is \"abc\", but must be a whole number from 1"),
+        (&["1", "1e3", "1"], "N is \"1e3\""),
+        (&["18446744073709551616x1x1"], "M is \"18446744073709551616\""),
+        (&["-1", "1", "1"], "M is \"-1\""),
+        (&["1x2"], "`1x2`: a problem is M N K"),
+        (&["1", "2", "2147483137"], "K is 2147483137: TMA"),
+        (&["18446744073709551615", "2", "3"], "M is 18446744073709551615: TMA"),
+        (&["2147483136", "1048576", "3"], "number of output tiles"),
+        (&["2147483648x2x3 a=e4m3:row b=e4m3:row d=f32 policy=chain"], "M is 2147483648"),
         (&[usual, "--policy", "chain"], "leave the flags out"),
         (&["--policy", "chain"], "need its sizes"),
         (&["1", "2", "3", "--policy", "chain"], "chain"),
         (&["1", "2", "3", "--policy", "promote64"], "promote128, chain"),
-        (&["0", "2", "3"], "at least 1"),
+        (&["0", "2", "3"], "M is \"0\""),
         (&["1", "2", "3", "--beta", "1"], "C"),
         (&[], "which problem"),
     ] {
@@ -142,6 +151,43 @@ fn what_is_missing_is_named() {
     assert!(error.contains("nvdisasm") || error.contains("NVRTC"), "{error}");
 }
 
+/// Breaks if a flag is ignored, a list without problems is blamed on something else, or a bundle that cannot be written is
+/// found out after minutes of compiling (without NVRTC that would be exit code 3).
+#[test]
+fn compile_refuses_before_it_compiles() {
+    let root = folder();
+    fs::write(root.path().join("header.csv"), "m,n,k\n").unwrap();
+    let cases: [(&[&str], &[&str]); 8] = [
+        (&["--all", "--sms", "132"], &["--sms", "--all"]),
+        (&["--cover", "--sms", "78,132"], &["--sms", "--cover"]),
+        (&["--cover", "--policy", "chain"], &["M N K"]),
+        (&["--shapes", "header.csv"], &["header.csv: there is no problem in it"]),
+        (&["--bundle", "b.tar"], &["--bundle", "which problems"]),
+        (&["1", "2", "3", "4x5x6", "--policy", "chain"], &["flags", "in quotes"]),
+        (&["1", "2", "3", "--bundle", "no/such/b.tar"], &["no/such/b.tar"]),
+        (&["1", "2", "3", "--bundle", "."], &["folder"]),
+    ];
+    for (arguments, words) in cases {
+        run(root.path(), false, &[&["kernels", "compile"], arguments].concat()).refused(2, words);
+    }
+}
+
+/// Breaks if a kernel that is kept nowhere counts as compiled.
+#[test]
+#[ignore = "needs NVRTC"]
+fn a_cache_that_takes_nothing_is_an_error() {
+    let root = folder();
+    fs::write(root.path().join("file"), "").unwrap();
+    for arguments in [&["128", "512", "1024"][..], &["128x512x1024", "--bundle", "b.tar"], &["--cover"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fp8gemm"));
+        command.args(["kernels", "compile"]).args(arguments).current_dir(root.path());
+        let output = command.env("FP8GEMM_CACHE_DIR", root.path().join("file/below")).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{arguments:?}: {error}");
+        assert!(error.contains("cannot be written"), "{error}");
+    }
+}
+
 /// A cache with one sound and one damaged entry, as a machine without NVRTC may have it.
 fn fill(root: &Path) -> Key {
     let cubin =
@@ -219,7 +265,7 @@ fn one_problem_from_source_to_machine_code() {
     assert_eq!(kernel["spills"], 0);
     assert!(kernel["milliseconds"].as_f64().unwrap() > 1.0 && kernel["registers"].as_u64().unwrap() > 32, "{kernel}");
     assert_eq!(compile(true)["cached"], 1);
-    assert_eq!((&compile(false)["cached"], &compile(false)["nvrtc"]), (&Value::from(1), &Value::from("none")));
+    assert_eq!((&compile(false)["cached"], &compile(false)["nvrtc"]), (&Value::from(1), &Value::Null));
     let listed = run(root.path(), true, &["kernels", "list", "--cached", "--json"]).json(0);
     assert_eq!((&listed["cached"], &listed["kernels"][0]["configuration"]), (&Value::from(1), &kernel["name"]));
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use common::{Run, binary, folder, with_variables};
 use fp8gemm::jit::catalog::Entry;
 use fp8gemm::jit::sass::Interleave;
-use fp8gemm::jit::tuning::{Device, Machine, Timed, Tuned, Tuning, all_candidates};
+use fp8gemm::jit::tuning::{Device, Machine, Source, Timed, Tuned, Tuning, all_candidates};
 use fp8gemm::jit::{BASE_OPTIONS, Cache, Compiler, ElementwiseKernel, KernelConfig, Key, Metadata, Nvrtc, choose};
 use fp8gemm::problem::Problem;
 use serde_json::Value;
@@ -168,6 +168,35 @@ fn explain_says_who_has_chosen() {
     assert!(stderr.contains("WARN") && stderr.contains("tuning table is ignored"), "{stderr}");
 }
 
+/// Breaks if `explain` refuses a table for another NVRTC than the one here where a plan takes it, since it was imported
+/// with kernels of that version; or takes it without an import.
+#[test]
+#[ignore = "needs NVRTC"]
+fn explain_takes_imported_tables_as_plans_do() {
+    let root = folder();
+    let cubin = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fp8gemm-jit/tests/data/scale.sm_90a.13.0.88.cubin");
+    let (problem, there) = (dense(64, 2112, 7168), (12, 99));
+    let (kernel, configuration) = ("made up".to_owned(), "a test".to_owned());
+    let metadata = Metadata { kernel, configuration, nvrtc: there, compile_milliseconds: 12.5 };
+    let other = Cache::at(root.path().join("other"));
+    other.get_or_compile(&Key::new("any", &BASE_OPTIONS, there), || Ok((fs::read(cubin).unwrap(), metadata))).unwrap();
+    let tables = table(Machine::new(&h200(), Some(there)), &[problem]);
+    tables.store(&other.tuning_path().unwrap(), true).unwrap();
+    other.export(&root.path().join("bundle.tar")).unwrap();
+    tables.store(&table_path(root.path()), true).unwrap();
+    let cache = || Cache::at(root.path().join("cache/cubin"));
+    let both = || {
+        let arguments = ["kernels", "explain", "64", "2112", "7168", "--sms", "132", "--json"];
+        let explained = run(root.path(), &arguments, &[("CUDA_VISIBLE_DEVICES", "")]).json(0)["choices"][0].clone();
+        let planned = Compiler::new(cache(), None).choose(&problem, &h200()).unwrap();
+        assert_eq!(explained["candidates"][0]["configuration"], planned.config().to_string());
+        (explained["source"].clone(), matches!(planned.source, Source::Tuned(_)))
+    };
+    assert_eq!(both(), ("model".into(), false));
+    cache().import(&root.path().join("bundle.tar")).unwrap();
+    assert_eq!(both(), ("tuned".into(), true));
+}
+
 /// Breaks if `explain` does not say which pattern a plan takes, tuned or usual, takes one that this version
 /// does not know, or does not warn of that.
 #[test]
@@ -315,7 +344,7 @@ fn a_cache_is_checked_and_bundled_without_nvrtc() {
     let text = "64x2112x7168 a=e4m3:1x128 b=e4m3:128x128 d=bf16";
     let made = compile(root.path(), text, &["--json"]);
     let json = made.json(0);
-    assert_eq!((&json["nvrtc"], &json["kernels"]), (&Value::from("none"), &Value::Array(Vec::new())));
+    assert_eq!((&json["nvrtc"], &json["kernels"]), (&Value::Null, &Value::Array(Vec::new())));
     let bundle = &json["bundle"];
     assert_eq!((&bundle["elementwise"], &bundle["tuned"]), (&Value::from(26), &Value::from(1)));
     assert!(bundle["kernels"] == json["cached"] && json["cached"].as_u64().unwrap() >= 28, "{json}");
@@ -333,10 +362,32 @@ fn a_cache_is_checked_and_bundled_without_nvrtc() {
     let bytes = [&root, &server].map(|folder| fs::read(folder.path().join("bundle.tar")).unwrap());
     assert!(bytes[0] == bytes[1], "equal contents are equal bytes");
 
+    // Several problems as `tune` takes them, here one twice.
+    let several =
+        ["kernels", "compile", "64", "2112", "7168", text, "--sms", "132", "--bundle", "several.tar", "--json"];
+    let several = run(server.path(), &several, &[("FP8GEMM_NVRTC", "/no/such/nvrtc")]).json(0);
+    assert_eq!(several["bundle"]["problems"], 1);
+    assert!(bytes[0] == fs::read(server.path().join("several.tar")).unwrap());
+
     let missing = compile(server.path(), "8x576x7168 a=e4m3:1x128 b=e4m3:128x128 d=bf16", &[]);
     assert_eq!((missing.code, missing.stdout.as_str()), (3, ""), "{}", missing.stderr);
     assert!(missing.stderr.contains("the cache lacks ") && missing.stderr.contains("NVRTC"), "{}", missing.stderr);
     assert_eq!(bytes[1], fs::read(server.path().join("bundle.tar")).unwrap(), "half a bundle");
+}
+
+/// Breaks if a table that cannot be read or written is found out after minutes of measuring: here a GPU is not even looked
+/// for, which would be exit code 3.
+#[test]
+fn a_table_is_tried_before_a_gpu() {
+    let root = folder();
+    fs::create_dir(root.path().join("tables")).unwrap();
+    fs::write(root.path().join("file"), "").unwrap();
+    for table in ["tables", "file/tuning.json"] {
+        run(root.path(), &["tune", "1x576x7168", "--table", table], &NOTHING).refused(2, &[table]);
+    }
+    let good = run(root.path(), &["tune", "1x576x7168", "--table", "tables/mine.json"], &NOTHING);
+    assert_eq!(good.code, 3, "{}", good.stderr);
+    assert!(!root.path().join("tables/mine.json").exists());
 }
 
 /// Breaks if `cache` lists, exports or imports another tuning table than plans and `tune` use, or lists or exports one
@@ -378,7 +429,8 @@ fn tuned_kernels_are_taken() {
     assert_eq!((tuned.len(), report["wrong_bits"].as_array().unwrap().len()), (3, 0), "{report}");
     for row in tuned {
         let us = |pointer: &str| row.pointer(pointer).and_then(Value::as_f64).unwrap();
-        assert!(us("/ranking/0/cold_us") <= us("/model/cold_us") * 1.0001, "{row}");
+        // Both times are of the third round where that found a pattern, the winner is the second's.
+        assert!(us("/ranking/0/cold_us") <= us("/model/cold_us") * 1.02, "{row}");
         assert!(us("/ranking/0/warm_us") > 0.5 && us("/ranking/0/cold_us") < 1000.0, "{row}");
         assert!(row["tried"].as_u64().unwrap() > 5);
     }

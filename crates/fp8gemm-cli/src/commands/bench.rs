@@ -2,21 +2,21 @@
 
 mod table;
 
-use std::fs::File;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use fp8gemm::hopper::HopperError;
 use fp8gemm::jit::sass::Interleave;
-use fp8gemm::jit::{Cache, Compiler, JitError};
+use fp8gemm::jit::{Cache, Compiler, Destination, JitError};
 use fp8gemm::problem::Problem;
 use fp8gemm_bench::{
-    BenchError, Flush, List, Machine, Options, Row, Session, Shape, floor_mean, geometric_means, parse_shapes,
-    write_csv,
+    BenchError, Flush, List, Machine, Options, Row, Session, Shape, floor_mean, geometric_means, write_csv,
 };
 use serde::Serialize;
 
-use super::{DIFFERENT, SUCCESS, print};
+use super::problem::expect_sizes;
+use super::{DIFFERENT, SUCCESS, destination, print, shape_list};
+use crate::engine;
 use crate::error::CliError;
 
 const AFTER: &str = "\
@@ -38,9 +38,9 @@ timed, rows of our result are compared with the CPU twin, every bit.";
 #[command(after_help = AFTER)]
 pub(crate) struct BenchArgs {
     /// Problems: `M N K`, `MxNxK` (1x128 by 128x128 scales, bf16 out), or whole ones in quotes
-    #[arg(value_name = "PROBLEM")]
+    #[arg(value_name = "PROBLEM", allow_negative_numbers = true)]
     problems: Vec<String>,
-    /// A CSV file of shapes
+    /// A file of shapes: CSV, or a line for each, as for `tune`
     #[arg(long, value_name = "FILE")]
     shapes: Option<PathBuf>,
     /// A list with times that were recorded for DeepGEMM and cuBLASLt; dense and wgrad if nothing is given, with --m-at-most decode too
@@ -61,7 +61,7 @@ pub(crate) struct BenchArgs {
     #[command(flatten)]
     flush: FlushArgs,
     /// Seconds of regime sustained, for each rival
-    #[arg(long, value_name = "SECONDS", default_value_t = Options::default().seconds)]
+    #[arg(long, value_name = "SECONDS", default_value_t = Options::default().seconds, allow_negative_numbers = true)]
     seconds: f64,
     /// Kernel configuration instead of the chosen one: words of a name of `kernels explain`, such as
     /// 256x112 or 128x48_s5_xa_g8: a tile, stages (s4), blocks in flight (f4), what clusters share
@@ -73,9 +73,9 @@ pub(crate) struct BenchArgs {
     /// pattern that plans load is left out then
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     interleave: Vec<Interleave>,
-    /// Ordinal of the GPU
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    device: usize,
+    /// Ordinal of the GPU [default: the first Hopper]
+    #[arg(long, value_name = "N")]
+    device: Option<u32>,
     /// Time kernels without comparing their results with the twin's
     #[arg(long)]
     no_check: bool,
@@ -88,7 +88,7 @@ pub(crate) struct BenchArgs {
     /// Times by events (about a microsecond more) even where CUPTI is found
     #[arg(long)]
     events: bool,
-    /// Also write the rows to this file
+    /// Also write the rows to this file, after each shape anew; it is replaced when the first is measured
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
 }
@@ -175,39 +175,17 @@ pub(crate) fn run(args: &BenchArgs, json: bool) -> Result<u8, CliError> {
     let shapes = shapes(args)?;
     let options = options(args);
     options.check().map_err(failed)?;
-    let csv = match &args.csv {
-        Some(path) => Some(File::create(path).map_err(|error| usage(format!("{}: {error}", path.display())))?),
-        None => None,
-    };
+    let csv = args.csv.as_deref().map(destination).transpose()?;
     let compiler = Compiler::new(Cache::from_environment(), None);
-    let session = Session::open(args.device, compiler, options.clone()).map_err(failed)?;
+    let session = open(args.device, compiler, options.clone())?;
     let machine = session.machine();
     if !json {
         table::head(&machine, &options)?;
     }
-    let (mut rows, mut failures, mut wrong, mut fatal) = (Vec::new(), Vec::new(), false, None);
-    for shape in &shapes {
-        match session.run(shape) {
-            Ok(row) => {
-                if !json {
-                    table::row(&row)?;
-                }
-                rows.push(row);
-            }
-            Err(error) if one_problem_only(&error) => {
-                wrong |= matches!(error, BenchError::WrongBits { .. });
-                tracing::error!("{error}");
-                failures.push(error.to_string());
-            }
-            Err(error) => {
-                fatal = Some(error);
-                break;
-            }
-        }
-    }
-    if let Some(file) = csv {
-        write_csv(&rows, file).map_err(|error| usage(error.to_string()))?;
-    }
+    let mut measured = Measured::default();
+    let show = |row: &Row| if json { Ok(()) } else { table::row(row) };
+    let fatal = measured.all(&shapes, |shape| session.run(shape), show, csv.as_ref());
+    let Measured { rows, failures, wrong } = measured;
     let means = geometric_means(&rows);
     let (over_floor, over_plain_floor) = (floor_mean(&rows, Row::over_floor), floor_mean(&rows, Row::over_plain_floor));
     if json {
@@ -236,21 +214,70 @@ pub(crate) fn run(args: &BenchArgs, json: bool) -> Result<u8, CliError> {
     } else {
         table::foot(&means, over_floor, over_plain_floor)?;
     }
-    match fatal {
-        Some(error) => Err(failed(error)),
-        None if wrong => Ok(DIFFERENT),
-        None if !failures.is_empty() => Err(usage(failures.join("; "))),
-        None => Ok(SUCCESS),
+    fatal?;
+    match wrong {
+        true => Ok(DIFFERENT),
+        false if !failures.is_empty() => Err(usage(failures.join("; "))),
+        false => Ok(SUCCESS),
     }
 }
 
-/// Another problem has another kernel; after other errors the GPU may not be usable.
-fn one_problem_only(error: &BenchError) -> bool {
+/// What came of the shapes so far.
+#[derive(Default)]
+struct Measured {
+    rows: Vec<Row>,
+    failures: Vec<String>,
+    /// Whether a kernel's bits were.
+    wrong: bool,
+}
+
+impl Measured {
+    /// Measures one shape after the other. All rows are written after each, so that an interruption loses none: a later
+    /// row may have other columns.
+    fn all(
+        &mut self,
+        shapes: &[Shape],
+        mut run: impl FnMut(&Shape) -> Result<Row, BenchError>,
+        show: impl Fn(&Row) -> Result<(), CliError>,
+        csv: Option<&Destination>,
+    ) -> Result<(), CliError> {
+        for shape in shapes {
+            match run(shape) {
+                Ok(row) => {
+                    show(&row)?;
+                    self.rows.push(row);
+                    if let Some(csv) = csv {
+                        csv.replace(|file| write_csv(&self.rows, file).map_err(Into::into))?;
+                    }
+                }
+                Err(error) if one_problem_only(&error) => {
+                    self.wrong |= matches!(error, BenchError::WrongBits { .. });
+                    let (name, text) = (shape.problem.to_string(), error.to_string());
+                    let text = if text.contains(&name) { text } else { format!("{name}: {text}") };
+                    tracing::error!("{text}");
+                    self.failures.push(text);
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Opens the GPU of this ordinal, or the first Hopper.
+pub(super) fn open(device: Option<u32>, compiler: Compiler, options: Options) -> Result<Session, CliError> {
+    let ordinal = engine::ordinal(device).map_err(|error| failed(error.into()))?;
+    Session::open(ordinal, compiler, options).map_err(failed)
+}
+
+/// Another problem has another kernel and other sizes; after other errors the GPU may not be usable.
+pub(super) fn one_problem_only(error: &BenchError) -> bool {
     use BenchError::{Configuration, Hopper, WrongBits};
     match error {
         WrongBits { .. } | Configuration { .. } => true,
         Hopper(HopperError::Jit(error)) => !matches!(error, JitError::NvrtcNotFound { .. }),
-        _ => false,
+        Hopper(HopperError::TooLarge { .. } | HopperError::Unsupported { .. }) => true,
+        error => error.is_out_of_memory(),
     }
 }
 
@@ -276,9 +303,7 @@ fn options(args: &BenchArgs) -> Options {
 fn shapes(args: &BenchArgs) -> Result<Vec<Shape>, CliError> {
     let mut shapes = problems(&args.problems)?;
     if let Some(path) = &args.shapes {
-        let file = File::open(path).map_err(|error| usage(format!("{}: {error}", path.display())))?;
-        let read = parse_shapes(file).map_err(|error| usage(format!("{}: {error}", path.display())))?;
-        shapes.extend(read);
+        shapes.extend(shape_list::read(path)?);
     }
     let nothing = shapes.is_empty() && args.shapes.is_none() && args.list.is_empty();
     let all = [ListName::Decode, ListName::Dense, ListName::Wgrad];
@@ -302,6 +327,7 @@ fn shapes(args: &BenchArgs) -> Result<Vec<Shape>, CliError> {
     }
     for shape in &shapes {
         shape.problem.check()?;
+        expect_sizes(&shape.problem)?;
     }
     Ok(shapes)
 }
@@ -363,3 +389,6 @@ pub(super) fn failed(error: BenchError) -> CliError {
     }
     usage(error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

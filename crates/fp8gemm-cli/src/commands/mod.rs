@@ -14,7 +14,9 @@ pub(crate) mod tune;
 pub(crate) mod verify;
 
 use std::io::{self, Write};
+use std::path::Path;
 
+use fp8gemm::jit::Destination;
 use serde::Serialize;
 
 use crate::error::CliError;
@@ -44,6 +46,17 @@ pub(crate) fn print(json: bool, document: &impl Serialize, report: impl FnOnce()
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::Stdout(error)),
         _ => Ok(()),
     }
+}
+
+/// A file that can be written, which is better learnt before the work for it than after. What is there stays as it is
+/// until there is something to replace it.
+///
+/// # Errors
+/// [`CliError::Jit`] for a folder, a device, and where the system says no.
+pub(crate) fn destination(path: &Path) -> Result<Destination, CliError> {
+    let destination = Destination::new(path)?;
+    destination.probe()?;
+    Ok(destination)
 }
 
 /// Bold green.

@@ -8,6 +8,7 @@ use fp8gemm::problem::Problem;
 use fp8gemm_bench::{Model, Shape, parse_shapes};
 
 use super::bench;
+use super::problem::expect_sizes;
 use crate::error::CliError;
 
 /// Tokens of decode steps, one for each bucket of the tuning table.
@@ -55,6 +56,7 @@ pub(crate) fn distinct(all: impl IntoIterator<Item = Problem>) -> Result<Vec<Pro
     let mut problems: Vec<Problem> = Vec::new();
     for problem in all {
         problem.check()?;
+        expect_sizes(&problem)?;
         if problem.macs() == 0 {
             return Err(CliError::Usage(format!("{problem}: M, N and K must be at least 1")));
         }
@@ -65,16 +67,18 @@ pub(crate) fn distinct(all: impl IntoIterator<Item = Problem>) -> Result<Vec<Pro
     Ok(problems)
 }
 
-fn read(path: &Path) -> Result<Vec<Shape>, CliError> {
+/// The shapes of a file, in order: CSV, or a line for each.
+///
+/// # Errors
+/// [`CliError::Usage`] naming the file, the line and the rule; also where there is none.
+pub(crate) fn read(path: &Path) -> Result<Vec<Shape>, CliError> {
     let usage = |error: &dyn std::fmt::Display| CliError::Usage(format!("{}: {error}", path.display()));
     let text = fs::read_to_string(path).map_err(|error| usage(&error))?;
     let content = |line: &str| line.split('#').next().unwrap_or_default().trim().to_owned();
     let lines = || text.lines().map(content).enumerate().filter(|(_, line)| !line.is_empty());
-    if lines().next().is_some_and(|(_, first)| first.contains(',')) {
-        return parse_shapes(text.as_bytes()).map_err(|error| usage(&error));
-    }
-    let mut shapes = Vec::new();
-    for (index, line) in lines() {
+    let csv = lines().next().is_some_and(|(_, first)| first.contains(','));
+    let mut shapes = if csv { parse_shapes(text.as_bytes()).map_err(|error| usage(&error))? } else { Vec::new() };
+    for (index, line) in lines().filter(|_| !csv) {
         let words: Vec<String> = match line.contains('=') {
             true => vec![line],
             false => line.split_whitespace().map(str::to_owned).collect(),
@@ -108,6 +112,7 @@ mod tests {
         let expected = Ok(vec![usual("1x576x7168"), usual("64x2112x7168")]);
         assert_eq!(problems("1 576 7168\n\n# decode\n64x2112x7168  # fused\n1 576 7168\n"), expected);
         assert_eq!(problems("m,n,k,deepgemm_us\n1,576,7168,10.0\n64,2112,7168,\n"), expected);
+        assert_eq!(problems("# mine\nm,n,k\n1,576,7168 # few\n# decode\n64,2112,7168\n"), expected);
         let whole = "512x4096x7168 a=e4m3:row b=e4m3:row d=bf16 policy=chain";
         assert_eq!(problems(whole), Ok(vec![whole.to_owned()]));
     }
@@ -121,6 +126,9 @@ mod tests {
             ("1 576 7168\n1 0 7168", &["line 2", "at least 1"]),
             ("# nothing\n", &["no problem"]),
             ("m,n,k\n1,2\n", &["line 2"]),
+            ("# mine\nm,n,k\n", &["list: there is no problem in it"]),
+            ("# mine\nm,n,k\n1,0,3\n", &["line 3", "n is `0`"]),
+            ("1 576 2147483648", &["K is 2147483648", "TMA"]),
             ("1x2x3 a=e4m3:row b=e4m3:1x128 d=bf16 policy=chain", &["chain"]),
         ] {
             let error = problems(text).unwrap_err();

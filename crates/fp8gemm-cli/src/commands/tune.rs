@@ -1,5 +1,6 @@
 //! `fp8gemm tune`: measures candidates on the GPU and keeps the fastest of each shape in the tuning table.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -8,12 +9,12 @@ use chrono::{SecondsFormat, Utc};
 use clap::Args;
 use fp8gemm::hopper::HopperError;
 use fp8gemm::jit::tuning::{Machine, Tuned, Tuning, first_candidates};
-use fp8gemm::jit::{Cache, Compiler, JitError, KernelConfig, Nvrtc};
+use fp8gemm::jit::{Cache, Compiler, Destination, JitError, KernelConfig, Nvrtc};
 use fp8gemm::problem::Problem;
 use fp8gemm_bench::{BenchError, GpuMeasure, Measure, Options, Session, geometric_mean, tune};
 use serde::Serialize;
 
-use super::bench::{FlushArgs, failed, problems};
+use super::bench::{self, FlushArgs, failed, one_problem_only, problems};
 use super::difftest::parse_time;
 use super::kernels::prepare;
 use super::shape_list::{ShapeListArgs, distinct};
@@ -46,7 +47,7 @@ const REPEAT: usize = 20;
 #[command(after_help = AFTER)]
 pub(crate) struct TuneArgs {
     /// Problems: `M N K`, `MxNxK` (1x128 by 128x128 scales, bf16 out), or whole ones in quotes
-    #[arg(value_name = "PROBLEM")]
+    #[arg(value_name = "PROBLEM", allow_negative_numbers = true)]
     words: Vec<String>,
     #[command(flatten)]
     lists: ShapeListArgs,
@@ -67,9 +68,9 @@ pub(crate) struct TuneArgs {
     repeat: usize,
     #[command(flatten)]
     flush: FlushArgs,
-    /// Ordinal of the GPU
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    device: usize,
+    /// Ordinal of the GPU [default: the first Hopper]
+    #[arg(long, value_name = "N")]
+    device: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -79,7 +80,7 @@ struct Report {
     /// What the table is for.
     machine: Machine,
     table: String,
-    /// In the table now.
+    /// In the table now, but for the last one where it could not be written.
     tuned: Vec<Row>,
     /// In the table before.
     skipped: Vec<String>,
@@ -120,10 +121,12 @@ pub(crate) fn run(args: &TuneArgs, json: bool) -> Result<u8, CliError> {
     let Some(path) = args.table.clone().or_else(|| compiler.tuning_path()) else {
         return Err(CliError::Usage("there is no cache folder: set FP8GEMM_CACHE_DIR or --table".to_owned()));
     };
-    let session = Session::open(args.device, compiler, options).map_err(failed)?;
+    let tables = tables(&path)?;
+    writable(&path)?;
+    let session = bench::open(args.device, compiler, options)?;
     let machine = Machine::new(&session.device(), Some(session.compiler().nvrtc().map(Nvrtc::version)?));
 
-    let known = if args.again { Vec::new() } else { known(&path, &machine) };
+    let known = if args.again { Vec::new() } else { known(&tables, &machine) };
     let (skipped, wanted): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|problem| known.contains(problem));
     let (sms, jobs) = (machine.sms, args.jobs.map(usize::from));
     let mut report = Report::new(machine, &path, &skipped);
@@ -174,8 +177,11 @@ fn all(
                 report.wrong_bits.extend(outcome.wrong);
                 match outcome.tuned {
                     Some(tuned) => {
-                        Tuning::of(report.machine.clone(), vec![tuned.clone()]).store(path, true)?;
+                        let own = Tuning::of(report.machine.clone(), vec![tuned.clone()]);
+                        // Before it is stored: where that fails, the report at least has it.
                         report.tuned.push(Row { tuned, rejected: outcome.rejected });
+                        report.left = wanted.len() - index - 1;
+                        own.store(path, true)?;
                     }
                     None => report.failures.push(none(problem, &outcome.rejected)),
                 }
@@ -260,24 +266,33 @@ fn reasons(
     Ok(configs.iter().map(reason).collect())
 }
 
-/// Problems that the table has for this machine.
-fn known(path: &Path, machine: &Machine) -> Vec<Problem> {
-    let tables = Tuning::read(path).unwrap_or_else(|error| {
-        note(format!("{}: {error}; it will be set aside", path.display()));
-        None
-    });
-    let tables = tables.unwrap_or_default();
-    let own = tables.tables().iter().filter(|table| table.machine == *machine);
-    own.flat_map(|table| table.problems.iter().map(|tuned| tuned.problem)).collect()
+/// What the file has; nothing where there is none, or one that is damaged, which storing sets aside.
+fn tables(path: &Path) -> Result<Tuning, CliError> {
+    match Tuning::read(path) {
+        Ok(tables) => Ok(tables.unwrap_or_default()),
+        Err(error @ JitError::Tuning { .. }) => {
+            note(format!("{}: {error}; it will be set aside", path.display()));
+            Ok(Tuning::default())
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
-/// Other problems have other kernels and sizes; after other errors the GPU may not be usable.
-fn one_problem_only(error: &BenchError) -> bool {
-    match error {
-        BenchError::Hopper(HopperError::Jit(error)) => !matches!(error, JitError::NvrtcNotFound { .. }),
-        BenchError::Hopper(HopperError::TooLarge { .. }) => true,
-        error => error.is_out_of_memory(),
-    }
+/// Minutes of measuring for a table that cannot be written would be in vain: tries what storing does, and leaves the
+/// table as it is.
+fn writable(path: &Path) -> Result<(), CliError> {
+    let path = Destination::new(path)?;
+    let locks = path.folder().join("locks");
+    std::fs::create_dir_all(&locks)
+        .and_then(|()| File::options().create(true).truncate(false).write(true).open(locks.join("tuning")))
+        .map_err(|source| JitError::File { action: "lock", path: path.path().to_owned(), source })?;
+    Ok(path.probe()?)
+}
+
+/// Problems that the table has for this machine.
+fn known(tables: &Tuning, machine: &Machine) -> Vec<Problem> {
+    let own = tables.tables().iter().filter(|table| table.machine == *machine);
+    own.flat_map(|table| table.problems.iter().map(|tuned| tuned.problem)).collect()
 }
 
 /// The cost model's cold time over the winner's; at least about 1.

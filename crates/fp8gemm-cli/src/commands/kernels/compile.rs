@@ -14,8 +14,8 @@ use super::list::Present;
 use super::workers::{self, Done, Job};
 use super::{PassedOver, make, prepare};
 use crate::commands::problem::ProblemArgs;
-use crate::commands::shape_list::ShapeListArgs;
-use crate::commands::{DIFFERENT, SUCCESS, bad, print};
+use crate::commands::shape_list::{ShapeListArgs, distinct};
+use crate::commands::{DIFFERENT, SUCCESS, bad, destination, print};
 use crate::error::CliError;
 use crate::text::{count, duration, grouped, table};
 
@@ -50,7 +50,7 @@ pub(super) fn run(args: &CompileArgs, json: bool) -> Result<u8, CliError> {
         return workers::work();
     }
     let compiler = Compiler::new(Cache::from_environment(), None);
-    if args.lists.is_given() || args.bundle.is_some() {
+    if args.lists.is_given() || args.bundle.is_some() || args.problem.are_several() {
         return many(args, &compiler, json);
     }
     if !args.all && !args.cover {
@@ -58,6 +58,9 @@ pub(super) fn run(args: &CompileArgs, json: bool) -> Result<u8, CliError> {
     }
     if args.problem.problem()?.is_some() {
         return Err(CliError::Usage("--all and --cover take no problem".to_owned()));
+    }
+    if args.problem.has_sms() {
+        return Err(CliError::Usage("--sms: --all and --cover are the kernels for GPUs of every size".to_owned()));
     }
     let begin = Instant::now();
     let version = compiler.nvrtc()?.version();
@@ -77,12 +80,13 @@ pub(super) fn run(args: &CompileArgs, json: bool) -> Result<u8, CliError> {
     let report = Report {
         command: "kernels",
         action: "compile",
-        nvrtc: format!("{}.{}", version.0, version.1),
+        nvrtc: version_of(&compiler),
         cached,
         failed: kernels.iter().filter(|kernel| kernel.error.is_some()).count(),
         kernels,
         passed_over: Vec::new(),
         bundle: None,
+        bundle_not_written: None,
         seconds: begin.elapsed().as_secs_f64(),
     };
     print(json, &report, || report.text())?;
@@ -93,15 +97,19 @@ pub(super) fn run(args: &CompileArgs, json: bool) -> Result<u8, CliError> {
 fn many(args: &CompileArgs, compiler: &Compiler, json: bool) -> Result<u8, CliError> {
     let begin = Instant::now();
     let mut problems = args.lists.problems()?;
-    problems.extend(args.problem.problem()?.filter(|problem| !problems.contains(problem)));
+    problems.extend(args.problem.problems()?);
+    let problems = distinct(problems)?;
     if problems.is_empty() {
         return Err(CliError::Usage("--bundle: of which problems? M N K, --model or --shapes".to_owned()));
     }
+    args.bundle.as_deref().map(destination).transpose()?;
     let sms = args.problem.sms();
     let tuning = prepare::tables(compiler, &sms);
     let prepared = prepare::plans(compiler, &tuning, &problems, &sms, args.jobs.map(usize::from))?;
     let (kernels, passed): (Vec<_>, Vec<_>) = prepared.done.into_iter().partition(|done| !done.rejected);
     let failed = kernels.iter().filter(|kernel| kernel.error.is_some()).count();
+    let bundle_not_written =
+        (args.bundle.is_some() && failed > 0).then(|| format!("{} failed", count(failed as u64, "kernel")));
     let bundle = match &args.bundle {
         Some(path) if failed == 0 => {
             let kernels = compiler.cache().export_only(path, &prepared.keys.into_values().collect(), &tuning)?;
@@ -119,6 +127,7 @@ fn many(args: &CompileArgs, compiler: &Compiler, json: bool) -> Result<u8, CliEr
         kernels,
         passed_over: passed.into_iter().map(|done| (done.name, done.error.unwrap_or_default())).collect(),
         bundle,
+        bundle_not_written,
         seconds: begin.elapsed().as_secs_f64(),
     };
     print(json, &report, || report.text())?;
@@ -141,7 +150,11 @@ fn one(args: &CompileArgs, compiler: &Compiler, json: bool) -> Result<u8, CliErr
                 continue;
             }
             match made.compiled {
-                Some((report, time)) => kernels.push(Done::new(config.kernel_name(), &report, time)),
+                Some((report, time)) => {
+                    // Not before: a cache that has all but what the compiler spoils need not take anything.
+                    writable(compiler.cache())?;
+                    kernels.push(Done::new(config.kernel_name(), &report, time));
+                }
                 None => cached += 1,
             }
         }
@@ -157,6 +170,7 @@ fn one(args: &CompileArgs, compiler: &Compiler, json: bool) -> Result<u8, CliErr
         kernels,
         passed_over,
         bundle: None,
+        bundle_not_written: None,
         seconds,
     };
     print(json, &report, || report.text())?;
@@ -164,9 +178,9 @@ fn one(args: &CompileArgs, compiler: &Compiler, json: bool) -> Result<u8, CliErr
 }
 
 /// The version of NVRTC here. Without one everything came from the cache.
-fn version_of(compiler: &Compiler) -> String {
-    let text = |(major, minor)| format!("{major}.{minor}");
-    compiler.nvrtc().map_or_else(|_| "none".to_owned(), |nvrtc| text(nvrtc.version()))
+fn version_of(compiler: &Compiler) -> Option<String> {
+    let (major, minor) = compiler.nvrtc().ok()?.version();
+    Some(format!("{major}.{minor}"))
 }
 
 /// Hours of compiling into a folder that takes nothing would be in vain.
@@ -184,8 +198,8 @@ pub(super) fn writable(cache: &Cache) -> Result<(), CliError> {
 struct Report {
     command: &'static str,
     action: &'static str,
-    /// Version of the compiler.
-    nvrtc: String,
+    /// Version of the compiler; absent where there is none.
+    nvrtc: Option<String>,
     /// Those that were there already.
     cached: usize,
     /// Those that were compiled now, or could not be.
@@ -195,6 +209,8 @@ struct Report {
     passed_over: PassedOver,
     /// What was written for other machines; absent where nothing was asked for, or a kernel is missing.
     bundle: Option<Bundle>,
+    /// Why there is none, where one was asked for.
+    bundle_not_written: Option<String>,
     seconds: f64,
 }
 
@@ -240,9 +256,12 @@ impl Report {
         }
         let (compiled, time) = (count(good.len() as u64, "kernel"), duration(Duration::from_secs_f64(self.seconds)));
         let failed = if failed.is_empty() { String::new() } else { format!(", {} failed", failed.len()) };
-        let by = if self.nvrtc == "none" { String::new() } else { format!(" by NVRTC {}", self.nvrtc) };
+        let by = self.nvrtc.as_ref().map_or_else(String::new, |version| format!(" by NVRTC {version}"));
         let cached = grouped(self.cached as u64);
         text += &format!("{compiled} compiled{by} in {time}, {cached} cached already{failed}\n");
+        if let Some(why) = &self.bundle_not_written {
+            text += &format!("{}: {why}\n", bad("bundle not written"));
+        }
         if let Some(Bundle { file, kernels, elementwise, problems, tuned }) = &self.bundle {
             let (kernels, problems) = (count(*kernels as u64, "kernel"), count(*problems as u64, "problem"));
             let tuned = match tuned {
@@ -254,5 +273,31 @@ impl Report {
             );
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Breaks if a bundle that was asked for is missing without a word, in the report or in JSON.
+    #[test]
+    fn a_missing_bundle_is_told() {
+        let mut report = Report {
+            command: "kernels",
+            action: "compile",
+            nvrtc: None,
+            cached: 3,
+            kernels: Vec::new(),
+            failed: 29,
+            passed_over: Vec::new(),
+            bundle: None,
+            bundle_not_written: Some("29 kernels failed".to_owned()),
+            seconds: 1.0,
+        };
+        assert!(report.text().contains("bundle not written") && report.text().contains(": 29 kernels failed\n"));
+        assert_eq!(serde_json::to_value(&report).unwrap()["bundle_not_written"], "29 kernels failed");
+        report.bundle_not_written = None;
+        assert!(!report.text().contains("bundle"), "{}", report.text());
     }
 }

@@ -39,6 +39,10 @@ fn here() -> Machine {
     Machine::new(&device, Some((13, 0)))
 }
 
+fn known_in(path: &Path) -> Vec<Problem> {
+    known(&tables(path).unwrap(), &here())
+}
+
 /// Tunes what the table does not know, as the command does.
 fn run(
     path: &Path,
@@ -46,7 +50,7 @@ fn run(
     stop: &AtomicBool,
     compile: impl FnMut(&Problem) -> Result<(), BenchError>,
 ) -> (Report, Result<(), CliError>) {
-    let known = known(path, &here());
+    let known = known_in(path);
     let (skipped, wanted): (Vec<_>, Vec<_>) = wanted.iter().partition(|problem| known.contains(problem));
     let (mut report, steps) = (Report::new(here(), path, &skipped), Steps::new(wanted.len()));
     let fatal = all(&mut MadeUp(compile), path, &wanted, stop, &|| false, &steps, &mut report);
@@ -67,7 +71,7 @@ fn an_interrupted_run_keeps_its_rows_and_is_resumed() {
     });
     fatal.unwrap();
     assert!(report.interrupted && !report.timed_out);
-    assert_eq!((report.tuned.len(), report.left, known(&path, &here())), (1, 2, wanted[..1].to_vec()));
+    assert_eq!((report.tuned.len(), report.left, known_in(&path)), (1, 2, wanted[..1].to_vec()));
 
     let tried = RefCell::new(Vec::new());
     let (report, fatal) = run(&path, &wanted, &AtomicBool::new(false), |problem| {
@@ -77,7 +81,7 @@ fn an_interrupted_run_keeps_its_rows_and_is_resumed() {
     fatal.unwrap();
     assert!(!report.interrupted && !tried.borrow().contains(&wanted[0]));
     assert_eq!((report.tuned.len(), report.skipped.len(), report.left), (2, 1, 0));
-    assert_eq!(known(&path, &here()), wanted);
+    assert_eq!(known_in(&path), wanted);
 }
 
 /// Breaks if a shape that does not fit the GPU ends the list, is not reported with its sizes, or a GPU that has
@@ -102,12 +106,46 @@ fn a_shape_that_is_too_large_does_not_end_the_list() {
         fatal.unwrap();
         assert_eq!((report.tuned.len(), report.failures.len(), report.left), (2, 1, 0));
         assert!(report.failures[0].contains("64x2112x7168"), "{:?}", report.failures);
-        assert_eq!(known(&path, &here()), wanted[1..]);
+        assert_eq!(known_in(&path), wanted[1..]);
     }
     let lost = |_: &Problem| Err(cuda(700, "CUDA_ERROR_ILLEGAL_ADDRESS"));
     let (report, fatal) = run(&folder.path().join("other.json"), &wanted, &AtomicBool::new(false), lost);
     assert!(fatal.unwrap_err().to_string().contains("ILLEGAL_ADDRESS"));
     assert_eq!((report.tuned.len(), report.left), (0, 3));
+}
+
+/// Breaks if what was measured is lost with the table that it was for, or the rest of the list is measured in vain.
+#[test]
+fn what_cannot_be_stored_is_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tuning.json");
+    let wanted = problems(&["64x2112x7168", "1x576x7168", "128x4096x7168"]);
+    let (report, fatal) = run(&path, &wanted, &AtomicBool::new(false), |problem| {
+        if *problem == wanted[1] && path.is_file() {
+            std::fs::remove_file(&path).unwrap();
+            std::fs::create_dir(&path).unwrap();
+        }
+        Ok(())
+    });
+    assert!(fatal.unwrap_err().to_string().contains("tuning.json"));
+    assert_eq!((report.tuned.len(), report.left), (2, 1));
+    assert_eq!(report.tuned[1].tuned.problem, wanted[1]);
+    // As the next run finds it.
+    assert!(tables(&path).is_err());
+}
+
+/// Breaks if a table's folder that takes nothing is found out after measuring, or the test leaves a table behind.
+#[test]
+fn tables_are_tried_before_measuring() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new/tuning.json");
+    writable(&path).unwrap();
+    assert!(!path.exists() && tables(&path).unwrap().is_empty());
+    std::fs::write(folder.path().join("file"), "").unwrap();
+    let error = writable(&folder.path().join("file/tuning.json")).unwrap_err();
+    assert!(error.to_string().contains("cannot") && error.to_string().contains("file/tuning.json"), "{error}");
+    assert!(writable(folder.path()).unwrap_err().to_string().contains("a folder"));
+    assert_eq!(error.exit_code(), 2);
 }
 
 /// Breaks if the bar stands still during a problem, goes back, or runs into the next problem's share.

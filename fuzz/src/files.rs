@@ -43,7 +43,7 @@ fn check_contents(contents: &Contents, bytes: &[u8]) {
         assert_eq!((tensor.name(), tensor.shape()), (&*info.name, &*info.shape));
         assert_eq!(tensor.bytes(), &bytes[info.data.clone()]);
         assert!(!tensor.to_string().is_empty());
-        let shape = tensor.matrix_shape().ok();
+        let shape = tensor.dim().ok();
         for plain in [None, Some(OperandType::E4m3), Some(OperandType::E5m2)] {
             if let Ok((ty, codes)) = tensor.codes(plain) {
                 assert_eq!(Some(codes.dim()), shape);

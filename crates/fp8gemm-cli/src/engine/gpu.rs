@@ -35,9 +35,9 @@ pub(crate) struct GpuRun {
     /// Ordinal and name of the GPU.
     pub(crate) device: usize,
     pub(crate) name: String,
-    /// The kernel's configuration in one word, or "none": an empty D needs no kernel.
+    /// The kernel's configuration in one word.
     pub(crate) configuration: String,
-    pub(crate) kernel: Option<Origin>,
+    pub(crate) kernel: Origin,
     /// Time until the kernel, and those that quantise, were compiled, or read from the cache, and loaded.
     prepare_seconds: Number,
     #[serde(skip)]
@@ -63,9 +63,8 @@ impl GpuRun {
     /// `CONFIGURATION, compiled and loaded in 312 ms`.
     pub(crate) fn kernel_text(&self) -> String {
         let origin = match self.kernel {
-            Some(Origin::Compiled) => "compiled",
-            Some(Origin::Cached) => "read from the cache",
-            None => return format!("{}: D is empty", self.configuration),
+            Origin::Compiled => "compiled",
+            Origin::Cached => "read from the cache",
         };
         format!("{}, {origin} and loaded in {}", self.configuration, duration(self.prepare))
     }
@@ -153,8 +152,9 @@ impl Hopper {
         let run = GpuRun {
             device: info.ordinal,
             name: info.name.clone(),
+            // There is one unless D is empty, which no engine is asked for.
             configuration: product.config.map_or_else(|| "none".to_owned(), |config| config.to_string()),
-            kernel: product.config.map(|_| origin),
+            kernel: origin,
             prepare_seconds: Number(prepare.as_secs_f64()),
             prepare,
             steps,

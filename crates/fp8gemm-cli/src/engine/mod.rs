@@ -11,6 +11,7 @@ use fp8gemm::hopper::{HopperError, HostOperand};
 use fp8gemm::jit::JitError;
 use fp8gemm::problem::{Epilogue, OutputType, Policy, Problem};
 use fp8gemm::sim::{Gemm, Matrix, MatrixView, Path};
+use ndarray::Array2;
 use serde::Serialize;
 
 use crate::args::{Engine, EngineArgs};
@@ -69,6 +70,17 @@ pub(crate) struct Computed {
 }
 
 impl Computed {
+    /// D without elements, for which no engine is needed: a file can name any number of rows without a byte of data.
+    pub(crate) fn empty(problem: &Problem) -> Self {
+        let dim = (problem.m, problem.n);
+        let d = match problem.d {
+            OutputType::Bf16 => Matrix::Bf16(Array2::default(dim)),
+            OutputType::F16 => Matrix::F16(Array2::default(dim)),
+            OutputType::F32 => Matrix::F32(Array2::default(dim)),
+        };
+        Self { d, time: Duration::ZERO, gpu: None, quantized: [None, None] }
+    }
+
     pub(crate) fn engine(&self) -> Chosen {
         if self.gpu.is_some() { Chosen::Hopper } else { Chosen::Twin }
     }

@@ -51,8 +51,11 @@ pub(super) enum Reference {
     Inputs,
 }
 
-/// The errors of D: of the multiplication, and of everything where this run quantised.
+/// The errors of D: of the multiplication, and of everything where this run quantised; none of an empty D.
 pub(super) fn errors(inputs: &Inputs<'_>, problem: &Problem, d: &Matrix) -> Result<Vec<ErrorReport>, CliError> {
+    if problem.m == 0 || problem.n == 0 {
+        return Ok(Vec::new());
+    }
     let (a, b) = (inputs.a.view()?, inputs.b.view()?);
     let rows = affordable_rows(problem, EXACT);
     let mut errors = vec![error(Reference::Fp8Operands, ExactGemm::new(a, b), &rows, inputs, problem, d)?];

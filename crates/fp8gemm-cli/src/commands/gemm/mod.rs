@@ -72,8 +72,11 @@ pub(crate) fn run(args: &GemmArgs, json: bool) -> Result<u8, CliError> {
     Ok(SUCCESS)
 }
 
-/// D; operands that are not FP8 are quantised where it is computed, if that has a kernel for it.
+/// D; where it is not empty, operands that are not FP8 are quantised where it is computed, if that has a kernel for it.
 fn multiply(engines: &Engines, inputs: &Inputs<'_>, layouts: Layouts, problem: &Problem) -> Result<Computed, CliError> {
+    if problem.m == 0 || problem.n == 0 {
+        return Ok(Computed::empty(problem));
+    }
     if engines.gpu_takes(problem) {
         let operands = (inputs.a.for_gpu(layouts.0)?, inputs.b.for_gpu(layouts.1)?);
         let c = inputs.c.as_ref().map(Matrix::view);

@@ -78,6 +78,9 @@ impl Report {
 
     pub(super) fn text(&self) -> String {
         let mut text = format!("{}\n{}\n", self.output, table(2, &self.head));
+        if self.errors.is_empty() {
+            return text + "  D is empty: there is nothing to compare\n";
+        }
         let header = ["error against the exact product", "rows", "SNR", "calc_diff", "max |e/x|", "bias"];
         let mut rows = vec![header.map(str::to_owned).to_vec()];
         for error in &self.errors {

@@ -49,10 +49,14 @@ pub fn find(text: &str, problem: &Problem, sms: u32) -> Result<KernelConfig, Ben
             [("x", Share::Nothing), ("xa", Share::A), ("xb", Share::B)].iter().find(|(own, _)| *own == word)
         {
             config.share = share.1;
-        } else if let Some(schedule) =
-            [("co", Schedule::Cooperative), ("pp", Schedule::PingPong), ("sk", Schedule::StreamK), ("sw", Schedule::Swapped)]
-                .iter()
-                .find(|(own, _)| *own == word)
+        } else if let Some(schedule) = [
+            ("co", Schedule::Cooperative),
+            ("pp", Schedule::PingPong),
+            ("sk", Schedule::StreamK),
+            ("sw", Schedule::Swapped),
+        ]
+        .iter()
+        .find(|(own, _)| *own == word)
         {
             config.schedule = schedule.1;
         } else if word == "d" {

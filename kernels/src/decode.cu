@@ -43,7 +43,7 @@ constexpr u32 AT_BARRIERS = AT_SUMS + (SPLIT - 1) * EACH * 512;
 constexpr u32 SHARED_BYTES = AT_BARRIERS + 2 * STAGES * 8;
 static_assert(SHARED_BYTES + 1024 == SHARED_BYTES_EXPECTED, "the host and the kernel agree on shared memory");
 static_assert(ROWS % 8 == 0 && 64 % ROWS == 0, "whole swizzled groups of rows; one 128x128 scale for all rows");
-static_assert(MAX_K_BLOCKS >= STAGE_BLOCKS, "scales of a whole stage are read");
+static_assert(MAX_K_BLOCKS % STAGE_BLOCKS == 0, "scales of a whole stage are read");
 static_assert(TOKENS % 8 == 0 && COLUMNS <= 256, "wgmma has multiples of 8 columns");
 static_assert(STAGE_BLOCKS % 4 == 0 && (DIAGONAL || STAGE_BLOCKS == 4), "scales and results are read by four");
 

@@ -388,8 +388,9 @@ impl KernelConfig {
             ("share", self.share == Share::Nothing, "with swapped operands nothing is shared"),
             ("store", self.store == Store::Direct, "with swapped operands D is stored directly"),
         ];
-        if self.max_k_blocks < self.stage_blocks() {
-            return fail("max_k_blocks", self.max_k_blocks, "with swapped operands a stage's scales are read whole");
+        if self.max_k_blocks == 0 || !self.max_k_blocks.is_multiple_of(self.stage_blocks()) {
+            let rule = "with swapped operands it is a multiple of a stage's blocks, whose scales are read together";
+            return fail("max_k_blocks", self.max_k_blocks, rule);
         }
         for (field, holds, rule) in only {
             if !holds {
@@ -587,6 +588,7 @@ pub(crate) mod tests {
             KernelConfig { stages: 0, ..swapped },
             KernelConfig { stages: 16, ..swapped },
             KernelConfig { max_k_blocks: 8, ..swapped },
+            KernelConfig { max_k_blocks: 24, ..swapped },
             KernelConfig { c: Some(OutputType::Bf16), ..swapped },
             KernelConfig { store: Store::Tma, ..swapped },
             KernelConfig { share: Share::B, ..swapped },

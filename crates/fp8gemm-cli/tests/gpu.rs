@@ -188,6 +188,23 @@ fn gemm_gives_the_twins_bytes() {
     });
 }
 
+/// Breaks if K = 0, which has a kernel too, gives anything but beta C, or zeros.
+#[test]
+#[ignore = "needs Hopper"]
+fn without_k_d_is_beta_c() {
+    use ScaleLayout::{Block1x128, Block128x128};
+    let folder = common::folder();
+    let tensors = operands((37, 50, 0), [Block1x128, Block128x128], [Dtype::F8_E4M3; 2], Dtype::F32);
+    save(&folder.path().join("in.safetensors"), &tensors, &[]);
+    let layouts = ["--scale-layout-a", "1x128", "--scale-layout-b", "128x128", "--output-type", "f32"];
+    for beta in ["0", "-2"] {
+        let json = both(folder.path(), &[&layouts[..], &["--beta", beta]].concat());
+        assert_eq!(json["engine"], "hopper", "{json:#}");
+        let (_, shape, bytes) = read(&folder.path().join("gpu.safetensors"), "d");
+        assert_eq!((shape, bytes.iter().all(|byte| *byte == 0)), (vec![37, 50], beta == "0"));
+    }
+}
+
 /// Breaks if the report names another kernel than the one that ran (`gemm` gives kernels a workspace, so that
 /// stream-K may come first), or says of a cached one that it was compiled.
 #[test]

@@ -6,7 +6,7 @@
 //! round's. So far each has the usual pattern in its promotion, as in a plan without a table. In a third the winner is
 //! timed with every other one that its promotion takes, as compiled too; another pattern
 //! is kept if it is faster than a tie. The model's choice is timed beside them, so that the gain over it is of one round:
-//! it does not compete again. All times of a round are taken in turns,
+//! it does not compete again, but where it is faster than the pattern the second round's times stand. All times of a round are taken in turns,
 //! so that they can be compared. Bits of every kernel are compared with the twin before it is timed.
 
 use fp8gemm_jit::KernelConfig;
@@ -218,7 +218,8 @@ fn patterned(
     times.retain(|time| time.config == usual.0);
     times.sort_by(|one, other| one.cold.total_cmp(&other.cold));
     let fastest = winner(&times, &usual);
-    let gains = fastest.variant() != usual;
+    // No table says that the model's choice was faster than its winner: then the second round's times stand.
+    let gains = fastest.variant() != usual && fastest.cold <= of_model.cold;
     Ok(Some(if gains { vec![fastest, of_usual, of_model] } else { Vec::new() }))
 }
 

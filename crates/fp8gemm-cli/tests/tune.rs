@@ -429,8 +429,7 @@ fn tuned_kernels_are_taken() {
     assert_eq!((tuned.len(), report["wrong_bits"].as_array().unwrap().len()), (3, 0), "{report}");
     for row in tuned {
         let us = |pointer: &str| row.pointer(pointer).and_then(Value::as_f64).unwrap();
-        // Both times are of the third round where that found a pattern, the winner is the second's.
-        assert!(us("/ranking/0/cold_us") <= us("/model/cold_us") * 1.02, "{row}");
+        assert!(us("/ranking/0/cold_us") <= us("/model/cold_us") * 1.0001, "{row}");
         assert!(us("/ranking/0/warm_us") > 0.5 && us("/ranking/0/cold_us") < 1000.0, "{row}");
         assert!(row["tried"].as_u64().unwrap() > 5);
     }

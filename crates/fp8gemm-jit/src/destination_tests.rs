@@ -1,3 +1,5 @@
+//! Files that are replaced whole: what a failure leaves, links that stay, what is refused.
+
 use super::*;
 
 fn written(path: &Path, bytes: &[u8]) -> Result<(), JitError> {

@@ -1,6 +1,5 @@
 //! `fp8gemm tune`: measures candidates on the GPU and keeps the fastest of each shape in the tuning table.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +8,7 @@ use chrono::{SecondsFormat, Utc};
 use clap::Args;
 use fp8gemm::hopper::HopperError;
 use fp8gemm::jit::tuning::{Machine, Tuned, Tuning, first_candidates};
-use fp8gemm::jit::{Cache, Compiler, Destination, JitError, KernelConfig, Nvrtc};
+use fp8gemm::jit::{Cache, Compiler, JitError, KernelConfig, Nvrtc};
 use fp8gemm::problem::Problem;
 use fp8gemm_bench::{BenchError, GpuMeasure, Measure, Options, Session, geometric_mean, tune};
 use serde::Serialize;
@@ -122,7 +121,7 @@ pub(crate) fn run(args: &TuneArgs, json: bool) -> Result<u8, CliError> {
         return Err(CliError::Usage("there is no cache folder: set FP8GEMM_CACHE_DIR or --table".to_owned()));
     };
     let tables = tables(&path)?;
-    writable(&path)?;
+    Tuning::probe(&path)?;
     let session = bench::open(args.device, compiler, options)?;
     let machine = Machine::new(&session.device(), Some(session.compiler().nvrtc().map(Nvrtc::version)?));
 
@@ -276,17 +275,6 @@ fn tables(path: &Path) -> Result<Tuning, CliError> {
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// Minutes of measuring for a table that cannot be written would be in vain: tries what storing does, and leaves the
-/// table as it is.
-fn writable(path: &Path) -> Result<(), CliError> {
-    let path = Destination::new(path)?;
-    let locks = path.folder().join("locks");
-    std::fs::create_dir_all(&locks)
-        .and_then(|()| File::options().create(true).truncate(false).write(true).open(locks.join("tuning")))
-        .map_err(|source| JitError::File { action: "lock", path: path.path().to_owned(), source })?;
-    Ok(path.probe()?)
 }
 
 /// Problems that the table has for this machine.

@@ -72,18 +72,15 @@ impl Tuning {
     /// # Errors
     /// [`JitError::File`], and those of [`Destination::new`]. The file is then as it was.
     pub fn store(&self, path: &Path, replace: bool) -> Result<(), JitError> {
-        // Behind links, so that all names of a table have one lock.
-        let destination = Destination::new(path)?;
-        let (folder, path) = (destination.folder(), destination.path());
-        let failed = |action| move |source| JitError::File { action, path: path.to_owned(), source };
-        fs::create_dir_all(folder).map_err(failed("write"))?;
-        let _lock: File = lock_file(folder, "tuning").map_err(failed("lock"))?;
+        let (destination, _lock) = locked(path)?;
+        let path = destination.path();
         let aside = path.with_extension("json.damaged");
         let (mut all, damaged) = match Self::read(path) {
             Ok(found) => (found.unwrap_or_default(), false),
             Err(JitError::Tuning { reason }) => {
                 tracing::warn!(path = %path.display(), reason, aside = %aside.display(), "the tuning table is set aside");
-                fs::rename(path, &aside).map_err(failed("set aside"))?;
+                let failed = |source| JitError::File { action: "set aside", path: path.to_owned(), source };
+                fs::rename(path, &aside).map_err(failed)?;
                 (Self::default(), true)
             }
             Err(error) => return Err(error),
@@ -95,4 +92,24 @@ impl Tuning {
             }
         })
     }
+
+    /// Tries what [`store`](Self::store) does but the table itself, which stays as it is: minutes of measuring for one
+    /// that cannot be written would be in vain. Makes its folder.
+    ///
+    /// # Errors
+    /// As [`store`](Self::store).
+    pub fn probe(path: &Path) -> Result<(), JitError> {
+        let (destination, _lock) = locked(path)?;
+        destination.probe()
+    }
+}
+
+/// Where a table is written, in a folder that is there, and the lock for it. Behind links, so that all names of a table
+/// have one lock.
+fn locked(path: &Path) -> Result<(Destination, File), JitError> {
+    let destination = Destination::new(path)?;
+    let failed = |action| move |source| JitError::File { action, path: path.to_owned(), source };
+    fs::create_dir_all(destination.folder()).map_err(failed("write"))?;
+    let lock = lock_file(destination.folder(), "tuning").map_err(failed("lock"))?;
+    Ok((destination, lock))
 }

@@ -139,12 +139,12 @@ fn what_cannot_be_stored_is_reported() {
 fn tables_are_tried_before_measuring() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("new/tuning.json");
-    writable(&path).unwrap();
+    Tuning::probe(&path).unwrap();
     assert!(!path.exists() && tables(&path).unwrap().is_empty());
     std::fs::write(folder.path().join("file"), "").unwrap();
-    let error = writable(&folder.path().join("file/tuning.json")).unwrap_err();
+    let error = CliError::from(Tuning::probe(&folder.path().join("file/tuning.json")).unwrap_err());
     assert!(error.to_string().contains("cannot") && error.to_string().contains("file/tuning.json"), "{error}");
-    assert!(writable(folder.path()).unwrap_err().to_string().contains("a folder"));
+    assert!(Tuning::probe(folder.path()).unwrap_err().to_string().contains("a folder"));
     assert_eq!(error.exit_code(), 2);
 }
 

@@ -156,7 +156,8 @@ DEVICE void announce(const Arguments& arguments, const Shared& shared, Schedule 
                 #pragma unroll
                 for (u32 b = 0; b < BLOCKS; b++) {
                     if (first + b * 32 >= schedule.k_end) break;
-                    #pragma unroll
+                    // All of more groups would be more comparisons at once than the 40 registers hold.
+                    #pragma unroll(SCALES_B > 9 ? 1 : SCALES_B)
                     for (u32 i = 0; i < SCALES_B; i++) {
                         float scale = scales[b][0];
                         #pragma unroll

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use fp8gemm_problem::{Epilogue, OperandSpec, OperandType, OutputType, Policy, Problem, ScaleLayout};
 
-use crate::config::{KernelConfig, KernelScales, Schedule};
+use crate::config::{Accumulation, KernelConfig, KernelScales, Schedule, Share, Store};
 use crate::elementwise::ElementwiseKernel;
 use crate::source::KERNEL;
 use crate::{BASE_OPTIONS, Unit, choose};
@@ -183,6 +183,44 @@ fn splits() -> Vec<KernelConfig> {
         .filter_map(|text| text.replace(" d=", " a=e4m3:1x128 b=e4m3:128x128 d=").parse().ok())
         .filter_map(|problem| choose(&problem, 132).ok())
         .flat_map(|choice| choice.candidates.into_iter().map(|estimate| estimate.config.compiled()))
+        .collect()
+}
+
+/// 1D2D tiles, E4M3 and bf16, of every width that fits the registers of a math thread, most of which [`choose`] never
+/// takes but a caller may ask for: of 64 rows up to 224 columns, of 128 up to 192, of 256 up to 136.
+///
+/// ```
+/// use fp8gemm_jit::catalog;
+///
+/// let widths = catalog::widths();
+/// assert!(widths.iter().any(|config| (config.block_m, config.block_n) == (128, 152)));
+/// assert!(widths.iter().all(|config| config.check().is_ok()));
+/// ```
+pub fn widths() -> Vec<KernelConfig> {
+    let tile = |block_m, block_n, stages| KernelConfig {
+        a: OperandType::E4m3,
+        b: OperandType::E4m3,
+        scales: KernelScales::Block1d2d,
+        accumulation: Accumulation::Promote128,
+        output: OutputType::Bf16,
+        c: None,
+        block_m,
+        block_n,
+        stages,
+        in_flight: 1,
+        share: Share::Nothing,
+        schedule: Schedule::Cooperative,
+        store: Store::Tma,
+        group: 8,
+        max_k_blocks: 16,
+    };
+    [(64, 224), (128, 192), (256, 136)]
+        .into_iter()
+        .flat_map(|(rows, most)| (8..=most).step_by(8).map(move |columns| (rows, columns)))
+        .filter_map(|(rows, columns)| {
+            let mut deepest = (2..=4).rev().map(|stages| tile(rows, columns, stages));
+            deepest.find(|config| config.check().is_ok())
+        })
         .collect()
 }
 

@@ -136,7 +136,8 @@ pub struct KernelConfig {
     /// or 32.
     pub block_m: u32,
     /// Columns of an output tile: a multiple of 8 (of 16 where clusters share B), at most 256. Swapped: 8, 16,
-    /// 32 or 64.
+    /// 32 or 64. What a thread holds of a wide tile may not fit its registers; then compiling it is an error. With 1D2D
+    /// scales all fit up to 224 columns with 64 rows, 192 with 128, 136 with 256 (`catalog::widths`).
     pub block_n: u32,
     /// Depth of the ring in shared memory, in stages of [`in_flight`](Self::in_flight) operand blocks. Tiles start at its first stage, so a
     /// divisor of the number of K blocks lets loads run ahead from tile to tile.
@@ -220,7 +221,7 @@ impl KernelConfig {
     }
 
     /// Whether the two math warpgroups of a tile take turns in issuing their `wgmma`, so that one promotes while the tensor
-    /// cores work for the other: 2 to 4 % faster with tiles of 128x192, up to 2 % slower with others (docs/performance.md).
+    /// cores work for the other: 2 to 4 % faster with tiles of 128x192, on most others slower (docs/performance.md).
     pub const fn in_turns(&self) -> bool {
         let together = matches!(self.schedule, Schedule::Cooperative | Schedule::StreamK);
         together && matches!(self.scales, KernelScales::Block1d2d) && self.block_m == 128 && self.block_n >= 192

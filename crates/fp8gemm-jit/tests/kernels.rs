@@ -124,6 +124,21 @@ fn other_tiles(all: &[KernelConfig], config: &KernelConfig) -> Vec<KernelConfig>
     all.iter().filter(|other| *other != config && rest(other) == rest(config)).copied().collect()
 }
 
+/// Breaks if a tile wider than those that are chosen spills or its machine code is not what is asked for. (Once the warp
+/// that spreads scales of B did, for which there are 40 registers: unrolled, with one comparison for each 8 columns.)
+#[test]
+#[ignore = "needs NVRTC and nvdisasm"]
+fn every_width_compiles_to_good_code() {
+    let nvrtc = Nvrtc::find(None).unwrap();
+    let tool = Disassembler::find(Some(nvrtc.path())).unwrap();
+    let wide: Vec<_> = catalog::widths().into_iter().filter(|config| config.block_n > 128).collect();
+    assert_eq!(wide.len(), 21);
+    for config in wide {
+        let found = judge(&nvrtc, &tool, &config).unwrap_or_else(|error| panic!("{config}: {error}"));
+        assert!(found.faults.is_empty(), "{config}: {}", found.faults);
+    }
+}
+
 /// Breaks if a configuration of the cover does not compile, spills, has a stack frame or local
 /// memory, is serialised by ptxas (C75xx), does not fit shared memory, or its machine code is not
 /// what `fp8gemm_jit::sass` asks for: numbers of QGMMA and TMA instructions, no register-bank

@@ -46,7 +46,8 @@ fn used_after(gpu: &Gpu, compiler: &Compiler, owner: &Arc<CudaStream>, launch_on
 }
 
 /// Breaks if D is read or released while the kernel still writes it, because the only stream that was
-/// created is dropped after the launch and cudarc then takes all work to be on one stream.
+/// created is dropped after the launch and cudarc then takes all work to be on one stream. (Streams of tests beside it
+/// would hide that: `.ci/gpu` runs one at a time.)
 #[test]
 #[ignore = "needs Hopper"]
 fn a_stream_is_dropped_after_the_launch() {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fp8gemm_hopper::{HopperError, Plan};
-use fp8gemm_jit::{JitError, KernelConfig, Schedule, Store, choose, streams, tma_can_store};
+use fp8gemm_jit::{JitError, KernelConfig, Schedule, Store, catalog, choose, streams, tma_can_store};
 use fp8gemm_problem::Problem;
 use fp8gemm_sim::Matrix;
 use rand::{SeedableRng, rngs::StdRng};
@@ -146,6 +146,33 @@ fn every_configuration() {
     if picked.is_none() {
         assert_eq!(taken.keys().collect::<Vec<_>>(), PATHS, "not every path was taken");
     }
+}
+
+/// Breaks if a tile of any width, also those that are never chosen, gives other bits or writes beyond D.
+#[test]
+#[ignore = "needs Hopper"]
+fn every_width() {
+    let (gpu, compiler) = setup();
+    let stream = gpu.context().new_stream().unwrap();
+    let widths = catalog::widths();
+    for (seed, config) in widths.iter().enumerate() {
+        // Two tiles and a part of one each way, scales of B that end inside tiles, a ring that is used again.
+        let (m, n) = (2 * config.block_m + 40, 2 * config.block_n + 72);
+        let problem: Problem = format!("{m}x{n}x1100 a=e4m3:1x128 b=e4m3:128x128 d=bf16").parse().unwrap();
+        let plan =
+            Plan::with_config(&gpu, &compiler, &problem, *config).unwrap_or_else(|error| panic!("{config}: {error}"));
+        let case = Case::seeded(problem, seed as u64);
+        let mut rng = StdRng::seed_from_u64(seed as u64);
+        guarded::check(
+            &plan,
+            &case,
+            &case.twin(),
+            &stream,
+            &format!("{problem} on {config} ({})", case.kinds),
+            &mut rng,
+        );
+    }
+    println!("{} widths: every bit equal, twice, nothing else written", widths.len());
 }
 
 /// NaN and zeros among the outputs, which tell little.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cudarc::driver::CudaStream;
+use cudarc::driver::{CudaContext, CudaStream};
 use fp8gemm_hopper::{EVICT_NORMAL, Gpu, HopperError, Plan, PlanOptions, l2_policy};
 use fp8gemm_jit::sass::Interleave;
 use fp8gemm_jit::tuning::Device;
@@ -122,7 +122,8 @@ impl Session {
     /// times, without cuBLASLt there are no rivals, without NVML no clocks; [`machine`](Self::machine)
     /// says so.
     ///
-    /// The session turns cudarc's event tracking off for the GPU's context: it works on one stream.
+    /// The session works on one stream, of a `CudaContext` of its own with cudarc's event tracking off; that of
+    /// [`Gpu::context`] keeps it.
     ///
     /// # Errors
     /// [`BenchError::Option`], [`BenchError::Hopper`] where there is no GPU, [`BenchError::Cuda`], out
@@ -130,21 +131,23 @@ impl Session {
     pub fn open(device: usize, compiler: Compiler, options: Options) -> Result<Self, BenchError> {
         options.check()?;
         let gpu = Gpu::open(device)?;
-        // SAFETY: every buffer of this crate is used on one stream only, in order, and the stream is
-        // waited for before the host reads.
-        unsafe { gpu.context().disable_event_tracking() };
-        let stream = gpu.context().new_stream().map_err(BenchError::cuda("cuStreamCreate"))?;
+        // An object of its own for the same context: `gpu`'s orders other users' slices.
+        let context = CudaContext::new(device).map_err(BenchError::cuda("cuDevicePrimaryCtxRetain"))?;
+        // SAFETY: only this session has the object, and every buffer made through it is used on one stream
+        // only, in order, and the stream is waited for before the host reads.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().map_err(BenchError::cuda("cuStreamCreate"))?;
         let timer = Timer::new(&stream, &compiler, options.events)?;
         let cublaslt = if options.rivals {
             CublasLt::load(&stream).map_err(|error| error.to_string())
         } else {
             Err("not asked for".to_owned())
         };
-        let monitor = Monitor::open(gpu.context()).map_err(|error| error.to_string());
+        let monitor = Monitor::open(&context).map_err(|error| error.to_string());
         let sms = gpu.sms();
         let flusher = || Flusher::new(&stream, &compiler, options.flush, options.flush_bytes, sms);
         let flush = options.cold.then(flusher).transpose()?;
-        let loaded = || Loaded::new(gpu.context(), &compiler, MemoryKernel::Stream, sms);
+        let loaded = || Loaded::new(&context, &compiler, MemoryKernel::Stream, sms);
         // A machine may live on cached kernels, of which this is none.
         let floor = match options.floor.then(loaded).transpose() {
             Err(error) if error.is_missing() => {
@@ -153,7 +156,7 @@ impl Session {
             }
             floor => floor?,
         };
-        let scratch = Buffer::filled(&stream, 4 * l2_bytes(gpu.context()), 0)?;
+        let scratch = Buffer::filled(&stream, 4 * l2_bytes(&context), 0)?;
         wait(&stream)?;
         Ok(Self { cublaslt, flush, floor, scratch, timer, monitor, stream, gpu, compiler, options })
     }

@@ -382,9 +382,10 @@ fn a_table_is_tried_before_a_gpu() {
     let root = folder();
     fs::create_dir(root.path().join("tables")).unwrap();
     fs::write(root.path().join("file"), "").unwrap();
-    for table in ["tables", "file/tuning.json"] {
+    for table in ["tables", "file/tuning.json", "t/", "new/t/"] {
         run(root.path(), &["tune", "1x576x7168", "--table", table], &NOTHING).refused(2, &[table]);
     }
+    assert_eq!(common::names(root.path()), ["file", "tables"], "a refused table leaves a folder or a lock");
     let good = run(root.path(), &["tune", "1x576x7168", "--table", "tables/mine.json"], &NOTHING);
     assert_eq!(good.code, 3, "{}", good.stderr);
     assert!(!root.path().join("tables/mine.json").exists());

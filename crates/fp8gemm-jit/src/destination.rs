@@ -21,7 +21,8 @@ static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// A file to write that a user has named.
 ///
-/// A link stays a link: what it points to is replaced, or made. A device, pipe or socket never is, nor a folder.
+/// A link stays a link: what it points to is replaced, or made. A device, pipe or socket never is, nor a folder. Where
+/// nothing is, the name must be one that a file can have: not `new/`.
 ///
 /// ```
 /// use fp8gemm_jit::{Destination, JitError};
@@ -43,8 +44,8 @@ impl Destination {
     /// Follows links, and looks at what is there. Nothing is written.
     ///
     /// # Errors
-    /// [`JitError::NotRegular`] for what is there and is no regular file; [`JitError::File`] where the system does not
-    /// tell.
+    /// [`JitError::NotRegular`] for what is there and is no regular file, and for a name that no file can have;
+    /// [`JitError::File`] where the system does not tell.
     pub fn new(path: &Path) -> Result<Self, JitError> {
         Ok(Self { path: resolved(path)? })
     }
@@ -96,10 +97,23 @@ fn resolved(path: &Path) -> Result<PathBuf, JitError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::read_link(path) {
             // A link to what is not there yet. A ring of links is another error, so that this ends.
             Ok(target) => resolved(&folder_of(path).join(target)),
-            Err(_) => Ok(path.to_owned()),
+            Err(_) if names_a_file(path) => Ok(path.to_owned()),
+            // The system would say so only when the temporary file gets this name: after the work.
+            Err(_) => Err(JitError::NotRegular {
+                action: "write",
+                path: path.to_owned(),
+                found: "no name for a file",
+                rule: "a new file needs one, which does not end in a separator, `.` or `..`",
+            }),
         },
         Err(error) => Err(failed(error)),
     }
+}
+
+/// Whether a file can be made under this name: not `new/`, `new/.` or `new/..`, which `Path` takes for `new`, or nearly.
+fn names_a_file(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    path.file_name().is_some_and(|name| bytes.ends_with(name.as_encoded_bytes()))
 }
 
 /// Refuses what is no regular file; the rule says why it must be one.

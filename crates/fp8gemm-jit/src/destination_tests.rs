@@ -37,6 +37,28 @@ fn files_are_replaced_whole_or_not_at_all() {
     assert_eq!(names(root.path()), ["file"]);
 }
 
+/// Breaks if a name that no file can have is found out only when the finished file is to get it.
+#[test]
+fn names_of_no_file_are_refused_first() {
+    let root = tempfile::tempdir().unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("new/", root.path().join("link")).unwrap();
+    let dangling = if cfg!(unix) { "link" } else { "new/" };
+    for name in ["new/", "new//", "new/.", "new/..", "new/./", "no/such/", dangling] {
+        let path = root.path().join(name);
+        match Destination::new(&path) {
+            Err(JitError::NotRegular { action: "write", path, found: "no name for a file", rule }) => {
+                assert!(path.starts_with(root.path()) && rule.contains("separator"), "{name}");
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    assert!(matches!(Destination::new(Path::new("")), Err(JitError::NotRegular { .. })));
+    for name in ["new", ".new", "new.", "..new", "..."] {
+        written(&root.path().join(name), b"made").unwrap();
+    }
+}
+
 /// Breaks if a link is replaced by a file, its target stays old, one to what is not there yet is refused or lost, or a
 /// ring of links is followed for ever.
 #[cfg(unix)]

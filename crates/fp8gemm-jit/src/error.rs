@@ -96,14 +96,14 @@ pub enum JitError {
         /// The system's reason.
         source: io::Error,
     },
-    /// A name that stands for something else than a regular file.
+    /// A name that stands for something else than a regular file, or can stand for none.
     #[error("cannot {action} {}: it is {found}, but {rule}", path.display())]
     NotRegular {
         /// What was attempted, e.g. "write".
         action: &'static str,
         /// The name as given.
         path: PathBuf,
-        /// What it is: "a folder", or "a pipe, socket or device".
+        /// What it is: "a folder", "a pipe, socket or device", or "no name for a file".
         found: &'static str,
         /// Why it must be a regular file.
         rule: &'static str,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use fp8gemm_problem::Problem;
 
 use crate::sass::Interleave;
-use crate::tuning::{Device, Machine, Named, Selection, Source, TUNING_VARIABLE, Tuning, Untuned};
+use crate::tuning::{Device, Loaded, Machine, Selection, Source, Tuning, Untuned};
 use crate::{Cache, Compiled, Cubin, JitError, Key, Metadata, Nvrtc, Report};
 
 /// Between listings of the cache where there is no NVRTC. An import is seen at once.
@@ -122,7 +122,7 @@ pub struct Compiler {
     nvrtc: OnceLock<Nvrtc>,
     explicit: Option<PathBuf>,
     versions: Mutex<Versions>,
-    tuning: OnceLock<Tuned>,
+    tuning: OnceLock<Loaded>,
     /// Versions of NVRTC whose kernels were imported, as of the first choice.
     imported: OnceLock<BTreeSet<(u32, u32)>>,
     stale: Once,
@@ -136,15 +136,6 @@ struct Versions {
     /// Newest first.
     found: Vec<(u32, u32)>,
     listed: Option<Instant>,
-}
-
-/// The tuning tables that are used.
-#[derive(Debug)]
-enum Tuned {
-    Off,
-    Tables(Tuning),
-    /// The file is no use, and why; no tables.
-    Ignored(String, Tuning),
 }
 
 impl Compiler {
@@ -166,42 +157,29 @@ impl Compiler {
     /// The same with these tuning tables instead of those beside the cache; `None` for the cost model alone.
     #[must_use]
     pub fn with_tuning(self, tuning: Option<Tuning>) -> Self {
-        Self { tuning: OnceLock::from(tuning.map_or(Tuned::Off, Tuned::Tables)), ..self }
+        Self { tuning: OnceLock::from(tuning.map_or(Loaded::Off, Loaded::Tables)), ..self }
     }
 
     /// The tuning tables in use: those given, else those of the [cache](Cache::tuning_path), read at the first call;
     /// `None` if the environment switches them off for it.
     pub fn tuning(&self) -> Option<&Tuning> {
         match self.tuned() {
-            Tuned::Off => None,
-            Tuned::Tables(tuning) | Tuned::Ignored(_, tuning) => Some(tuning),
+            Loaded::Off => None,
+            Loaded::Tables(tuning) | Loaded::Ignored(_, tuning) => Some(tuning),
         }
     }
 
-    /// Why there is no tuning table for a GPU that none in [use](Self::tuning) is for.
+    /// Why a GPU has no tuning table, where none of those in [use](Self::tuning) is for it.
     pub fn no_table(&self) -> Untuned {
         match self.tuned() {
-            Tuned::Off => Untuned::Off,
-            Tuned::Tables(_) => Untuned::NoTable,
-            Tuned::Ignored(why, _) => Untuned::Ignored(why.clone()),
+            Loaded::Off => Untuned::Off,
+            Loaded::Tables(_) => Untuned::NoTable,
+            Loaded::Ignored(why, _) => Untuned::Ignored(why.clone()),
         }
     }
 
-    fn tuned(&self) -> &Tuned {
-        self.tuning.get_or_init(|| {
-            let loaded = match self.cache.table() {
-                Named::Off => return Tuned::Off,
-                Named::File(path) if !path.exists() => {
-                    let path = path.display();
-                    tracing::warn!(%path, "the tuning table that {TUNING_VARIABLE} names is not there");
-                    Err(format!("{path}, which {TUNING_VARIABLE} names, is not there"))
-                }
-                Named::File(_) | Named::Nothing => {
-                    self.tuning_path().map_or_else(|| Ok(Tuning::default()), |path| Tuning::load_or_why(&path))
-                }
-            };
-            loaded.map_or_else(|why| Tuned::Ignored(why, Tuning::default()), Tuned::Tables)
-        })
+    fn tuned(&self) -> &Loaded {
+        self.tuning.get_or_init(|| self.cache.tables())
     }
 
     /// Where tuning tables are read from and written to: [`Cache::tuning_path`].

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
-use crate::tuning::{self, Named, Tuning};
+use crate::tuning::{self, Loaded, Named, Tuning};
 use crate::{Destination, JitError};
 use folder::Folder;
 pub(crate) use folder::lock_file;
@@ -162,9 +162,22 @@ impl Cache {
         }
     }
 
-    /// What the environment says of the tuning table.
-    pub(crate) fn table(&self) -> &Named {
-        &self.table
+    /// The tuning tables of its [file](Self::tuning_path), for plans as for bundles, as far as the environment has not
+    /// switched them off. A file that is named must be there. What is ignored is a warning.
+    pub(crate) fn tables(&self) -> Loaded {
+        match (&self.table, self.tuning_path()) {
+            (Named::Off, _) => Loaded::Off,
+            (Named::File(path), _) if !path.exists() => {
+                let (path, variable) = (path.display(), tuning::TUNING_VARIABLE);
+                tracing::warn!(%path, "the tuning table that {variable} names is not there");
+                Loaded::Ignored(format!("{path}, which {variable} names, is not there"), Tuning::default())
+            }
+            (_, None) => Loaded::Tables(Tuning::default()),
+            (_, Some(path)) => match Tuning::load_or_why(&path) {
+                Ok(tables) => Loaded::Tables(tables),
+                Err(why) => Loaded::Ignored(why, Tuning::default()),
+            },
+        }
     }
 
     /// The kernel, if it is in memory or on disk. Waits if a thread is compiling it.
@@ -282,15 +295,18 @@ impl Cache {
     }
 
     /// Writes all sound entries on disk into a bundle, and the [tuning table](Self::tuning_path) if there is one
-    /// and tables are not switched off; what is damaged is left out with a warning. Equal entries give equal bytes.
+    /// and tables are not switched off; what is damaged is left out with a warning, and so is a table that the
+    /// environment names and that is not there. Equal entries give equal bytes.
     ///
     /// # Errors
     ///
     /// [`JitError::File`] if the folder cannot be read or the bundle not be written, and those of
     /// [`Destination::new`]; then an existing file of that name is as it was.
     pub fn export(&self, to: &Path) -> Result<Exported, JitError> {
-        let path = self.tuning_path().filter(|_| self.table != Named::Off);
-        let tuning = path.map_or_else(Tuning::default, |path| Tuning::load(&path));
+        let tuning = match self.tables() {
+            Loaded::Off => Tuning::default(),
+            Loaded::Tables(tuning) | Loaded::Ignored(_, tuning) => tuning,
+        };
         let entries = self.export_where(to, &|_| true, &tuning)?;
         Ok(Exported { entries, tuned: tuning.len() })
     }

@@ -41,7 +41,7 @@ impl Tuning {
         Self::load_or_why(path).unwrap_or_default()
     }
 
-    /// As [`load`](Self::load), but where the file is ignored which one, and why.
+    /// As [`load`](Self::load), but a file that is ignored is an error: its name, and why it is ignored.
     pub(crate) fn load_or_why(path: &Path) -> Result<Self, String> {
         let tuning = match Self::read(path) {
             Ok(found) => found.unwrap_or_default(),

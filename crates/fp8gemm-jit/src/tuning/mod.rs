@@ -43,6 +43,17 @@ pub(crate) enum Named {
     File(PathBuf),
 }
 
+/// The tuning tables that count.
+#[derive(Debug)]
+pub(crate) enum Loaded {
+    /// None is asked for.
+    Off,
+    /// Those of the file; none where there is no file.
+    Tables(Tuning),
+    /// The file cannot be used: why, and that there are no tables.
+    Ignored(String, Tuning),
+}
+
 /// What the environment says of tables.
 pub(crate) fn named() -> Named {
     match std::env::var_os(TUNING_VARIABLE).filter(|value| !value.is_empty()) {

@@ -60,7 +60,9 @@ pub use nvml::GpuState;
 pub use recorder::{CublasLtRecorder, LtInputs};
 pub use report::{Entry, Machine, Row, Sustained, floor_mean, geometric_means, write_csv};
 pub use session::{Options, Session};
-pub use shapes::{DEEPGEMM, List, RULER, Shape, parse as parse_shapes};
+pub use shapes::{
+    DEEPGEMM, List, RULER, Shape, parse as parse_shapes, parse_numbered as parse_numbered_shapes, without_comments,
+};
 pub use stats::{Times, geometric_mean};
 pub use tune::{Measure, Outcome, Variant, tune};
 pub use tune_gpu::{Compile, GpuMeasure};

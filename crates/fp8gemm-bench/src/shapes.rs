@@ -81,7 +81,7 @@ impl Shape {
 /// Reads a list: CSV with a header. Columns `m`, `n`, `k`; optional `out` (`bf16`, `f16`, `f32` or
 /// `fp32`; bf16 if absent), `accumulate` (0 or 1; with 1, B has 1x128 scales as A has, C is D and
 /// beta is 1), and any number of `<name>_us` with recorded times (may be empty). Others are ignored.
-/// `#` begins a comment, except in quotes.
+/// `#` begins a comment, except in quotes ([`without_comments`]).
 ///
 /// ```
 /// use fp8gemm_bench::parse_shapes;
@@ -94,49 +94,106 @@ impl Shape {
 /// # Errors
 /// [`BenchError::Shapes`] naming the line.
 pub fn parse(reader: impl Read) -> Result<Vec<Shape>, BenchError> {
-    let (text, lines) = without_comments(reader)?;
+    Ok(parse_numbered(reader)?.into_iter().map(|(_, shape)| shape).collect())
+}
+
+/// As [`parse`], each shape with the number of its line, for whoever finds fault with one later.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_numbered(mut reader: impl Read) -> Result<Vec<(u64, Shape)>, BenchError> {
+    let fail = |line, reason| BenchError::Shapes { line, reason };
+    let mut bytes = Vec::new();
+    reader.read_to_end(&mut bytes).map_err(|error| fail(1, error.to_string()))?;
+    let text = std::str::from_utf8(&bytes).map_err(|error| {
+        let before = bytes.iter().take(error.valid_up_to()).filter(|byte| **byte == b'\n').count();
+        fail(before as u64 + 1, "this is not UTF-8".to_owned())
+    })?;
+    // Not by the reader of CSV, which knows comments only where they begin a line, and counts a record's lines from the
+    // comment before it.
+    let (numbers, lines): (Vec<_>, Vec<_>) = without_comments(text)?.into_iter().unzip();
     // Of the text without comments and blank lines, to that of the file.
     let line = |position: Option<&csv::Position>| {
         let line = position.map_or(1, csv::Position::line);
-        usize::try_from(line - 1).ok().and_then(|index| lines.get(index)).copied().unwrap_or(line)
+        usize::try_from(line - 1).ok().and_then(|index| numbers.get(index)).copied().unwrap_or(line)
     };
-    let bad = |error: csv::Error| BenchError::Shapes { line: line(error.position()), reason: error.to_string() };
+    let bad = |error: csv::Error| fail(line(error.position()), error.to_string());
+    let text = lines.join("\n");
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
     let headers: Vec<_> = reader.headers().map_err(bad)?.iter().map(str::to_ascii_lowercase).collect();
     for needed in ["m", "n", "k"] {
         if !headers.iter().any(|header| header == needed) {
-            let line = lines.first().copied().unwrap_or(1);
-            return Err(BenchError::Shapes { line, reason: format!("no column `{needed}`") });
+            return Err(fail(numbers.first().copied().unwrap_or(1), format!("no column `{needed}`")));
         }
     }
-    let shape = |record: csv::StringRecord| self::shape(&headers, &record, line(record.position()));
-    reader.records().map(|record| shape(record.map_err(bad)?)).collect()
+    let numbered = |record: csv::StringRecord| {
+        let line = line(record.position());
+        Ok((line, shape(&headers, &record, line)?))
+    };
+    reader.records().map(|record| numbered(record.map_err(bad)?)).collect()
 }
 
-/// The lines that say something, up to their comments, and their numbers in the file. Not by the reader of CSV, which
-/// knows comments only where they begin a line, and counts a record's lines from the comment before it.
-fn without_comments(mut reader: impl Read) -> Result<(String, Vec<u64>), BenchError> {
-    let mut bytes = Vec::new();
-    let bad = |line, reason| BenchError::Shapes { line, reason };
-    reader.read_to_end(&mut bytes).map_err(|error| bad(1, error.to_string()))?;
-    let text = std::str::from_utf8(&bytes).map_err(|error| {
-        let before = bytes.iter().take(error.valid_up_to()).filter(|byte| **byte == b'\n').count();
-        bad(before as u64 + 1, "this is not UTF-8".to_owned())
-    })?;
-    let mut kept = String::with_capacity(text.len());
-    let mut lines = Vec::new();
+/// Where a text stands towards quotes, as CSV has them.
+#[derive(Clone, Copy)]
+enum Quotes {
+    /// Nothing of the field yet but blanks: a quote would open.
+    FieldBegins,
+    /// A quote is an ordinary character.
+    Outside,
+    /// Opened in this line.
+    Inside(u64),
+    /// After a quote, opened in this line, that has closed, unless another one follows: two stand for one.
+    Closed(u64),
+}
+
+/// The lines of a list that say something, with their numbers in the file, up to their comments. `#` begins a comment,
+/// except in quotes, where it is part of a name, which may go over several lines.
+///
+/// ```
+/// use fp8gemm_bench::without_comments;
+///
+/// let lines = without_comments("# sizes\nm,n,k,\"layer #\"\n\n1,576,7168,q # few\n")?;
+/// assert_eq!(lines, [(2, "m,n,k,\"layer #\""), (4, "1,576,7168,q")]);
+/// # Ok::<(), fp8gemm_bench::BenchError>(())
+/// ```
+///
+/// # Errors
+/// [`BenchError::Shapes`] for a quote that nothing closes, naming the line in which it opens: all behind it would be
+/// one name.
+pub fn without_comments(text: &str) -> Result<Vec<(u64, &str)>, BenchError> {
+    let mut quotes = Quotes::FieldBegins;
+    let mut kept = Vec::new();
     for (line, number) in text.trim_start_matches('\u{feff}').lines().zip(1..) {
-        // In quotes it is part of a name.
-        let quoted = |end: usize| line[..end].matches('"').count() % 2 == 1;
-        let end = line.match_indices('#').map(|(at, _)| at).find(|at| !quoted(*at)).unwrap_or(line.len());
-        let content = line[..end].trim_end();
-        if !content.is_empty() {
-            kept.push_str(content);
-            kept.push('\n');
-            lines.push(number);
+        let inside = |quotes| matches!(quotes, Quotes::Inside(_));
+        if !inside(quotes) {
+            quotes = Quotes::FieldBegins;
+        }
+        let begins_inside = inside(quotes);
+        let mut end = line.len();
+        for (at, character) in line.char_indices() {
+            quotes = match (quotes, character) {
+                (Quotes::FieldBegins, '"') => Quotes::Inside(number),
+                (Quotes::Inside(opened), '"') => Quotes::Closed(opened),
+                (Quotes::Closed(opened), '"') | (Quotes::Inside(opened), _) => Quotes::Inside(opened),
+                (_, '#') => {
+                    end = at;
+                    break;
+                }
+                (_, ',') => Quotes::FieldBegins,
+                (Quotes::FieldBegins, blank) if blank.is_whitespace() => Quotes::FieldBegins,
+                _ => Quotes::Outside,
+            };
+        }
+        // Blanks and blank lines are left out, too, but not of a name.
+        let content = if inside(quotes) { line } else { line[..end].trim_end() };
+        if begins_inside || !content.is_empty() {
+            kept.push((number, content));
         }
     }
-    Ok((kept, lines))
+    match quotes {
+        Quotes::Inside(line) => Err(BenchError::Shapes { line, reason: "nothing closes the quote `\"`".to_owned() }),
+        _ => Ok(kept),
+    }
 }
 
 fn shape(headers: &[String], record: &csv::StringRecord, line: u64) -> Result<Shape, BenchError> {
@@ -210,6 +267,8 @@ mod tests {
             ("# m,n\nm,n # and K\n1,2\n", "line 2: no column `k`"),
             ("# sizes\n\nm,n,k\n1,2,3\n  # more\n\n1,0,3 # none\n", "line 7: n is `0`"),
             ("m,n,k\n# more\n1,2\n", "line 3:"),
+            ("m,n,k,name\n1,2,3,\"two\n\n# lines\"\n# none\n1,0,3,x\n", "line 6: n is `0`"),
+            ("m,n,k,name\n1,2,3,one\n1,2,3,\"two\n4,5,6,x\n", "line 3: nothing closes the quote"),
         ] {
             let error = parse(text.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
@@ -224,6 +283,18 @@ mod tests {
             "# mine\n\nm,n,k,name,x_us # times\r\n1,2,3,one,4.5# first\r\n  # middle\n5,6,7,\"no. #2\",  # second\n#";
         assert_eq!(parse(text.as_bytes()).unwrap(), plain);
         assert_eq!(plain.len(), 2);
+        // A quote opens a field, and is an ordinary character elsewhere; two in quotes are one.
+        for name in [
+            "\"two\n# lines\"",
+            "\"two\r\n\n, # lines\" # and why",
+            "\"say \"\"#1\"\"\" # and why",
+            "5\" pipe # 3\" before",
+            "\"\"",
+        ] {
+            let text = format!("m,n,k,name\n1,576,7168,{name}\n64,2112,7168,x\n");
+            let sizes: Vec<_> = parse(text.as_bytes()).unwrap().iter().map(|s| s.problem.m).collect();
+            assert_eq!(sizes, [1, 64], "{text}");
+        }
         let error = parse(&b"m,n,k\n1,2,3\n1,\xff,3\n"[..]).unwrap_err().to_string();
         assert!(error.contains("line 3: this is not UTF-8"), "{error}");
     }

@@ -14,8 +14,8 @@ use fp8gemm_bench::{
 };
 use serde::Serialize;
 
-use super::problem::expect_sizes;
-use super::{DIFFERENT, SUCCESS, destination, print, shape_list};
+use super::shape_list::{self, Listed};
+use super::{DIFFERENT, SUCCESS, destination, print};
 use crate::engine;
 use crate::error::CliError;
 
@@ -227,7 +227,7 @@ pub(crate) fn run(args: &BenchArgs, json: bool) -> Result<u8, CliError> {
 struct Measured {
     rows: Vec<Row>,
     failures: Vec<String>,
-    /// Whether a kernel's bits were.
+    /// Whether the bits of some kernel were wrong.
     wrong: bool,
 }
 
@@ -244,11 +244,13 @@ impl Measured {
         for shape in shapes {
             match run(shape) {
                 Ok(row) => {
-                    show(&row)?;
+                    // Shown last, since standard output may be gone, but also where the file cannot be written.
                     self.rows.push(row);
-                    if let Some(csv) = csv {
-                        csv.replace(|file| write_csv(&self.rows, file).map_err(Into::into))?;
-                    }
+                    let write = |csv: &Destination| csv.replace(|file| write_csv(&self.rows, file).map_err(Into::into));
+                    let written = csv.map_or(Ok(()), write);
+                    let shown = self.rows.last().map_or(Ok(()), &show);
+                    written?;
+                    shown?;
                 }
                 Err(error) if one_problem_only(&error) => {
                     self.wrong |= matches!(error, BenchError::WrongBits { .. });
@@ -301,7 +303,7 @@ fn options(args: &BenchArgs) -> Options {
 }
 
 fn shapes(args: &BenchArgs) -> Result<Vec<Shape>, CliError> {
-    let mut shapes = problems(&args.problems)?;
+    let mut shapes: Vec<Listed> = problems(&args.problems)?.into_iter().map(Listed::from).collect();
     if let Some(path) = &args.shapes {
         shapes.extend(shape_list::read(path)?);
     }
@@ -319,17 +321,14 @@ fn shapes(args: &BenchArgs) -> Result<Vec<Shape>, CliError> {
             ListName::Decode => List::Decode,
             ListName::Wgrad => List::Wgrad,
         };
-        shapes.extend(list.shapes().map_err(failed)?);
+        shapes.extend(list.shapes().map_err(failed)?.into_iter().map(Listed::from));
     }
-    shapes.retain(|shape| (args.m_at_least..=args.m_at_most).contains(&shape.problem.m));
+    shapes.retain(|listed| (args.m_at_least..=args.m_at_most).contains(&listed.shape.problem.m));
     if shapes.is_empty() {
         return Err(usage("no shape is left: see --m-at-least, --m-at-most and --shapes".to_owned()));
     }
-    for shape in &shapes {
-        shape.problem.check()?;
-        expect_sizes(&shape.problem)?;
-    }
-    Ok(shapes)
+    shapes.iter().try_for_each(Listed::check)?;
+    Ok(shapes.into_iter().map(|listed| listed.shape).collect())
 }
 
 /// Three numbers in a row are a shape; so is `MxNxK`; anything with a blank is a whole problem.

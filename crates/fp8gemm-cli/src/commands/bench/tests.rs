@@ -14,7 +14,7 @@ fn shapes() -> Vec<Shape> {
     [1, 2, 3].map(|m| Shape::dense(m, 576, 7168)).to_vec()
 }
 
-/// Breaks if Ctrl-C in a long list loses rows that were measured, or earlier results are gone before there are new ones.
+/// Breaks if Ctrl-C in a long list, or a failing standard output, loses rows that were measured, or earlier results are gone before there are new ones.
 #[test]
 fn rows_are_written_as_they_come() {
     let folder = tempfile::tempdir().unwrap();
@@ -32,6 +32,12 @@ fn rows_are_written_as_they_come() {
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.starts_with("problem,m,n,k") && text.lines().count() == 4, "{text}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a temporary file is left");
+
+    // Standard output that takes nothing ends the list, but what was measured is kept and written.
+    let (mut measured, full) = (Measured::default(), || CliError::Stdout(std::io::Error::other("full")));
+    let error = measured.all(&shapes(), |shape| Ok(row(shape)), |_| Err(full()), Some(&csv)).unwrap_err();
+    assert!(matches!(error, CliError::Stdout(_)), "{error}");
+    assert_eq!((measured.rows.len(), fs::read_to_string(&path).unwrap().lines().count()), (1, 2));
 
     fs::write(&path, "old").unwrap();
     let lost = |_: &Shape| Err(cuda(700, "CUDA_ERROR_ILLEGAL_ADDRESS"));

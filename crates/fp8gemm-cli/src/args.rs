@@ -123,7 +123,8 @@ Examples:
 Operands that are FP8 are used with their scales; operands that are f32, f16 or bf16 are quantised \
 with --recipe, by default with the recipe's usual scales for A and 128x128 scales for B where the \
 recipe has them. D is compared with the exact product; beyond 2^30 multiply-adds (2^28 where an \
-operand is not FP8) on a sample of rows. M, N and K may be 0, as in BLAS: D is then empty, or beta C.";
+operand is not FP8) on a sample of rows. M, N and K may be 0, as in BLAS: D is then empty, or beta C \
+(not with --with-inputs: verify takes no empty operands, of which every kernel would be right).";
 
 #[derive(Debug, Args)]
 #[command(after_help = GEMM_AFTER)]

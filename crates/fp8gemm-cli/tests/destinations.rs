@@ -76,7 +76,7 @@ fn pipes_are_refused_by_name() {
 }
 
 /// Breaks if a bundle or the table that the environment names replaces a link, or `cache export` does not say that it has
-/// written a table.
+/// written a table, or that the one that is named is not there.
 #[test]
 fn links_stay_links() {
     let root = folder();
@@ -94,7 +94,12 @@ fn links_stay_links() {
     assert_eq!(json["tuned"], 1);
     assert_eq!(Tuning::read(&root.path().join("elsewhere/t.json")).unwrap(), Some(table()));
     assert!(["bundle.tar", "theirs.json"].iter().all(|name| root.path().join(name).is_symlink()));
-    assert_eq!(run(root.path(), "off", &["cache", "export", "b.tar"]).stdout, "wrote 0 kernels to b.tar\n");
+    let off = run(root.path(), "off", &["cache", "export", "b.tar"]);
+    assert_eq!((off.stdout.as_str(), off.stderr.as_str()), ("wrote 0 kernels to b.tar\n", ""));
+    let absent = run(root.path(), "absent.json", &["cache", "export", "b.tar"]);
+    assert_eq!((absent.code, absent.stdout.as_str()), (0, "wrote 0 kernels to b.tar\n"));
+    let words = ["absent.json", "FP8GEMM_TUNING", "is not there"];
+    assert!(words.iter().all(|word| absent.stderr.contains(word)), "{}", absent.stderr);
 }
 
 /// Breaks if `kernels explain` says that nothing is tuned where the truth is that a table was ignored: one that is cut,

@@ -279,7 +279,7 @@ fn outputs_are_ordinary_files() {
 }
 
 /// Breaks if sizes of 0 are refused or computed otherwise than BLAS does: without rows or columns D is empty, without K it
-/// is beta C, or zeros.
+/// is beta C, or zeros; if an engine is said to have computed an empty D; or a file is written for `verify` that it refuses.
 #[test]
 fn empty_operands() {
     let folder = common::folder();
@@ -295,13 +295,19 @@ fn empty_operands() {
         assert_eq!((&run["m"], &run["n"], &run["k"]), (&m.into(), &n.into(), &k.into()));
         let (_, shape, bytes) = read(&folder.join("d.safetensors"), "d");
         assert_eq!((shape, bytes), (vec![m as usize, n as usize], vec![0; (m * n) as usize * 4]));
+        let engine = if m * n > 0 { "twin".into() } else { serde_json::Value::Null };
+        assert_eq!((&run["engine"], run["threads"].is_u64()), (&engine, true));
         // FP8 codes without scales.
         save_npy(&folder.join("a.npy"), &[m, k], npyz::Order::C, vec![0x38u8; (m * k) as usize]);
         save_npy(&folder.join("b.npy"), &[n, k], npyz::Order::C, vec![0x38u8; (n * k) as usize]);
         ok(folder, &[&gemm[..], &["--dtype", "e4m3"], &names].concat()).json(0);
+        let run = fp8gemm(folder, &[&gemm[..], &["--dtype", "e4m3", "--with-inputs", "-o", "in.safetensors"]].concat());
+        run.refused(2, &["--with-inputs: ", " is 0", "at least 1", "verify"]);
+        assert!(!folder.join("in.safetensors").exists());
         let text = [&gemm[..gemm.len() - 1], &["--dtype", "e4m3"], &names].concat();
         let text = ok(folder, &text).stdout;
-        assert_eq!((text.contains("inf dB"), text.contains("D is empty")), (m * n > 0, m * n == 0), "{text}");
+        let said = ["inf dB", "CPU twin", "there is nothing to compare", "none: D is empty"];
+        assert_eq!(said.map(|words| text.contains(words)), [m * n > 0, m * n > 0, m * n == 0, m * n == 0], "{text}");
     }
     // A few bytes that name more rows than any memory has.
     for (m, n, k) in [(1 << 40, 0, 0), (0, 1 << 40, 0), (0, 0, 1 << 60)] {

@@ -90,6 +90,8 @@ struct Report {
     wrong_bits: Vec<(String, String)>,
     interrupted: bool,
     timed_out: bool,
+    /// The error that ended the run before its end: a table that cannot be written, a GPU that is lost.
+    stopped_by: Option<String>,
     /// Geometric mean of the cost model's cold time over the winner's.
     gain: Option<f64>,
     seconds: f64,
@@ -180,7 +182,7 @@ fn all(
                         // Before it is stored: where that fails, the report at least has it.
                         report.tuned.push(Row { tuned, rejected: outcome.rejected });
                         report.left = wanted.len() - index - 1;
-                        own.store(path, true)?;
+                        own.store(path, true).map_err(|error| report.stopped(error.into()))?;
                     }
                     None => report.failures.push(none(problem, &outcome.rejected)),
                 }
@@ -189,7 +191,7 @@ fn all(
                 let (name, text) = (problem.to_string(), error.to_string());
                 report.failures.push(if text.contains(&name) { text } else { format!("{name}: {text}") });
             }
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(report.stopped(failed(error))),
         }
         report.left = wanted.len() - index - 1;
     }
@@ -302,9 +304,16 @@ impl Report {
             wrong_bits: Vec::new(),
             interrupted: false,
             timed_out: false,
+            stopped_by: None,
             gain: None,
             seconds: 0.0,
         }
+    }
+
+    /// Notes the error that ends the run.
+    fn stopped(&mut self, error: CliError) -> CliError {
+        self.stopped_by = Some(error.to_string());
+        error
     }
 
     fn text(&self) -> String {
@@ -341,8 +350,13 @@ impl Report {
         if !self.skipped.is_empty() {
             text += &format!("; {} in the table already (--again tunes them anew)", self.skipped.len());
         }
-        if self.left > 0 {
-            let why = if self.interrupted { "interrupted" } else { "out of time" };
+        let why = match (&self.stopped_by, self.interrupted) {
+            // Also of the last problem: what is shown of it may not be in the table. The error itself follows.
+            (Some(_), _) => Some("stopped by an error"),
+            (None, true) => Some("interrupted"),
+            (None, false) => self.timed_out.then_some("out of time"),
+        };
+        if let Some(why) = why {
             text += &format!("; {why} with {} left", self.left);
         }
         format!("{text}\ntable: {}\n", self.table)

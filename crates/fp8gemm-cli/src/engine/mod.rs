@@ -81,8 +81,13 @@ impl Computed {
         Self { d, time: Duration::ZERO, gpu: None, quantized: [None, None] }
     }
 
-    pub(crate) fn engine(&self) -> Chosen {
-        if self.gpu.is_some() { Chosen::Hopper } else { Chosen::Twin }
+    /// Who computed D; nobody one [without elements](Self::empty).
+    pub(crate) fn engine(&self) -> Option<Chosen> {
+        match (&self.gpu, self.d.dim()) {
+            (Some(_), _) => Some(Chosen::Hopper),
+            (None, (0, _) | (_, 0)) => None,
+            (None, _) => Some(Chosen::Twin),
+        }
     }
 }
 

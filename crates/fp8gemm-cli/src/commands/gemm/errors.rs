@@ -9,6 +9,7 @@ use fp8gemm::sim::reference::ExactGemm;
 use ndarray::ArrayView2;
 use serde::Serialize;
 
+use super::is_empty;
 use crate::engine::Progress;
 use crate::error::CliError;
 use crate::operands::{Inputs, Operand};
@@ -53,7 +54,7 @@ pub(super) enum Reference {
 
 /// The errors of D: of the multiplication, and of everything where this run quantised; none of an empty D.
 pub(super) fn errors(inputs: &Inputs<'_>, problem: &Problem, d: &Matrix) -> Result<Vec<ErrorReport>, CliError> {
-    if problem.m == 0 || problem.n == 0 {
+    if is_empty(problem) {
         return Ok(Vec::new());
     }
     let (a, b) = (inputs.a.view()?, inputs.b.view()?);

@@ -59,11 +59,16 @@ pub(crate) fn run(args: &GemmArgs, json: bool) -> Result<u8, CliError> {
     let policy = policy(args.policy, layouts.0, layouts.1);
     let problem = inputs.problem(layouts, ty, policy);
     problem.check()?;
+    if args.with_inputs {
+        expect_operands(&problem)?;
+    }
     expect_memory(&problem)?;
-    engines.announce(&[problem])?;
+    if !is_empty(&problem) {
+        engines.announce(&[problem])?;
+    }
     let computed = multiply(&engines, &inputs, layouts, &problem)?;
     let tensors = output::tensors(&inputs, &computed.d, args.with_inputs)?;
-    let metadata = output::metadata(&inputs, &problem, computed.gpu.as_ref())?;
+    let metadata = output::metadata(&inputs, &problem, &computed)?;
     write(&output, &metadata, tensors).in_file(&args.output)?;
 
     let errors = errors::errors(&inputs, &problem, &computed.d)?;
@@ -74,7 +79,7 @@ pub(crate) fn run(args: &GemmArgs, json: bool) -> Result<u8, CliError> {
 
 /// D; where it is not empty, operands that are not FP8 are quantised where it is computed, if that has a kernel for it.
 fn multiply(engines: &Engines, inputs: &Inputs<'_>, layouts: Layouts, problem: &Problem) -> Result<Computed, CliError> {
-    if problem.m == 0 || problem.n == 0 {
+    if is_empty(problem) {
         return Ok(Computed::empty(problem));
     }
     if engines.gpu_takes(problem) {
@@ -90,6 +95,19 @@ fn multiply(engines: &Engines, inputs: &Inputs<'_>, layouts: Layouts, problem: &
         }
     }
     engines.compute(&inputs.task(layouts, problem.d, problem.policy)?)
+}
+
+/// Whether D has no elements.
+fn is_empty(problem: &Problem) -> bool {
+    problem.m == 0 || problem.n == 0
+}
+
+/// Checks that `verify` would take the operands beside D: it refuses empty ones, since whatever a kernel did would pass.
+fn expect_operands(problem: &Problem) -> Result<(), CliError> {
+    let sizes = [("M", problem.m), ("N", problem.n), ("K", problem.k)];
+    let Some((name, _)) = sizes.into_iter().find(|(_, size)| *size == 0) else { return Ok(()) };
+    let rule = "but must be at least 1: verify takes no empty operands";
+    Err(CliError::Usage(format!("--with-inputs: {name} is 0, {rule}")))
 }
 
 /// The policy asked for, else the default, else the first that is legal for the scales.

@@ -8,7 +8,7 @@ use fp8gemm::problem::{Problem, ScaleLayout, Side};
 use fp8gemm::sim::Matrix;
 use ndarray::Array2;
 
-use crate::engine::GpuRun;
+use crate::engine::{Chosen, Computed};
 use crate::error::CliError;
 use crate::files::{OutputTensor, StoredType};
 use crate::operands::{Inputs, scale_name};
@@ -17,11 +17,16 @@ use crate::operands::{Inputs, scale_name};
 pub(super) fn metadata(
     inputs: &Inputs<'_>,
     problem: &Problem,
-    gpu: Option<&GpuRun>,
+    computed: &Computed,
 ) -> Result<BTreeMap<String, String>, CliError> {
     let mut metadata = BTreeMap::new();
     let mut insert = |key: &str, value: String| metadata.insert(key.to_owned(), value);
-    let engine = gpu.map_or_else(|| "CPU twin".to_owned(), |gpu| format!("Hopper kernel {}", gpu.configuration));
+    let gpu = computed.gpu.as_ref();
+    let engine = match gpu {
+        Some(gpu) => format!("Hopper kernel {}", gpu.configuration),
+        None if computed.engine() == Some(Chosen::Twin) => "CPU twin".to_owned(),
+        None => "without an engine".to_owned(),
+    };
     insert("kernel", format!("fp8gemm {} {engine}, {}", env!("CARGO_PKG_VERSION"), problem.policy));
     if let Some(gpu) = gpu {
         insert("device", gpu.name.clone());

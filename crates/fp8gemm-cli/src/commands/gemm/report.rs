@@ -27,7 +27,8 @@ pub(super) struct Report {
     /// Whether the CPU or the GPU quantised them.
     quantized_a_on: Option<Place>,
     quantized_b_on: Option<Place>,
-    engine: Chosen,
+    /// Absent where D is empty: nothing was computed.
+    engine: Option<Chosen>,
     /// The twin's implementation and threads, whichever engine computed.
     path: &'static str,
     threads: usize,
@@ -123,7 +124,7 @@ fn head(inputs: &Inputs<'_>, problem: &Problem, computed: &Computed) -> Vec<Vec<
             match operand.quantized_on() {
                 Some(Place::Gpu) => format!("{by} on the GPU"),
                 // Where everything else is on the CPU too, it goes without saying.
-                Some(Place::Cpu) if computed.gpu.is_some() => format!("{by} on the CPU"),
+                Some(Place::Cpu) if computed.engine() != Some(Chosen::Twin) => format!("{by} on the CPU"),
                 _ => by,
             }
         }
@@ -148,6 +149,10 @@ fn head(inputs: &Inputs<'_>, problem: &Problem, computed: &Computed) -> Vec<Vec<
         row("B", describe(&inputs.b, problem.b)),
         row("D", epilogue.join(", ")),
     ];
+    if computed.engine().is_none() {
+        rows.push(row("engine", "none: D is empty, nothing was computed".to_owned()));
+        return rows;
+    }
     let speed = speed(problem.macs(), computed.time);
     let Some(gpu) = &computed.gpu else {
         rows.push(row("engine", twin_name()));

@@ -151,7 +151,8 @@ fn one(args: &CompileArgs, compiler: &Compiler, json: bool) -> Result<u8, CliErr
             }
             match made.compiled {
                 Some((report, time)) => {
-                    // Not before: a cache that has all but what the compiler spoils need not take anything.
+                    // Only here, where a kernel was compiled: a folder that cannot be written will do as long as every
+                    // kernel is in it, but for those that the compiler spoils, which are never stored.
                     writable(compiler.cache())?;
                     kernels.push(Done::new(config.kernel_name(), &report, time));
                 }

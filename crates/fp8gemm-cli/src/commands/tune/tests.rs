@@ -71,6 +71,7 @@ fn an_interrupted_run_keeps_its_rows_and_is_resumed() {
     });
     fatal.unwrap();
     assert!(report.interrupted && !report.timed_out);
+    assert!(report.text().contains("; interrupted with 2 left\n"), "{}", report.text());
     assert_eq!((report.tuned.len(), report.left, known_in(&path)), (1, 2, wanted[..1].to_vec()));
 
     let tried = RefCell::new(Vec::new());
@@ -85,7 +86,7 @@ fn an_interrupted_run_keeps_its_rows_and_is_resumed() {
 }
 
 /// Breaks if a shape that does not fit the GPU ends the list, is not reported with its sizes, or a GPU that has
-/// failed is used further.
+/// failed is used further, or is told as the end of the time.
 #[test]
 fn a_shape_that_is_too_large_does_not_end_the_list() {
     let folder = tempfile::tempdir().unwrap();
@@ -112,9 +113,12 @@ fn a_shape_that_is_too_large_does_not_end_the_list() {
     let (report, fatal) = run(&folder.path().join("other.json"), &wanted, &AtomicBool::new(false), lost);
     assert!(fatal.unwrap_err().to_string().contains("ILLEGAL_ADDRESS"));
     assert_eq!((report.tuned.len(), report.left), (0, 3));
+    assert!(report.text().contains("; stopped by an error with 3 left\n"), "{}", report.text());
+    assert!(report.stopped_by.is_some_and(|error| error.contains("ILLEGAL_ADDRESS")) && !report.timed_out);
 }
 
-/// Breaks if what was measured is lost with the table that it was for, or the rest of the list is measured in vain.
+/// Breaks if what was measured is lost with the table that it was for, the rest of the list is measured in vain, or the
+/// report blames the time; also where it was the last problem.
 #[test]
 fn what_cannot_be_stored_is_reported() {
     let folder = tempfile::tempdir().unwrap();
@@ -130,6 +134,14 @@ fn what_cannot_be_stored_is_reported() {
     assert!(fatal.unwrap_err().to_string().contains("tuning.json"));
     assert_eq!((report.tuned.len(), report.left), (2, 1));
     assert_eq!(report.tuned[1].tuned.problem, wanted[1]);
+    assert!(report.text().contains("; stopped by an error with 1 left\n"), "{}", report.text());
+    assert!(!report.timed_out && !report.interrupted);
+    let other = folder.path().join("other.json");
+    let (report, fatal) = run(&other, &wanted[..1], &AtomicBool::new(false), |_| {
+        std::fs::create_dir_all(&other).unwrap();
+        Ok(())
+    });
+    assert!(fatal.is_err() && report.text().contains("; stopped by an error with 0 left\n"), "{}", report.text());
     // As the next run finds it.
     assert!(tables(&path).is_err());
 }

@@ -126,6 +126,26 @@ fn explain_tells_workspaces_and_registers_apart() {
     assert_eq!(few["choices"][0]["candidates"][0]["registers"], Value::Null);
 }
 
+/// Breaks if what `explain` prints of an estimate is not all of it: the time follows from the terms by the formula at the
+/// head of `choose.rs`.
+#[test]
+fn explain_prints_every_term() {
+    let root = folder();
+    for problem in ["4096x2112x7168", "1x576x7168", "512x300x70 a=e4m3:1x128 b=e4m3:1x128 d=f32 c=f32 beta=1"] {
+        let explain = ["kernels", "explain", problem, "--sms", "132"];
+        let choices = &run(root.path(), false, &[&explain[..], &["--json"]].concat()).json(0)["choices"];
+        for candidate in choices[0]["candidates"].as_array().unwrap() {
+            let term = |name: &str| candidate["terms"][name].as_f64().unwrap();
+            let block = term("tensor").max(term("l2")) * term("pairing");
+            let cycles = term("rounds") * (term("k_blocks") * block + term("ends")) + term("handover") + term("launch");
+            let (us, printed) = (cycles / term("clock_hz") * 1e6, candidate["compute_us"].as_f64().unwrap());
+            assert!((us - printed).abs() < 1e-9 * printed, "{problem}: {us}: {candidate}");
+        }
+        let text = run(root.path(), false, &explain).stdout;
+        assert!(text.contains("\nterms: a block of K ") && text.contains("L2 "), "{text}");
+    }
+}
+
 /// What a plan takes for 4096x2112x7168 with a workspace, and without one.
 fn stream_k(workspace: bool) -> String {
     let problem = "4096x2112x7168 a=e4m3:1x128 b=e4m3:128x128 d=bf16".parse().unwrap();

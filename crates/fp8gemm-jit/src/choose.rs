@@ -148,12 +148,45 @@ pub struct Estimate {
     pub compute_us: f64,
     /// Microseconds that memory needs at least.
     pub memory_us: f64,
+    /// What `compute_us` is made of.
+    pub terms: Terms,
 }
 
 impl Estimate {
     /// The larger of the two.
     pub fn us(&self) -> f64 {
         self.compute_us.max(self.memory_us)
+    }
+}
+
+/// The terms of an estimate's compute time, in cycles of one SM unless said; the formula is at the head of
+/// [`choose`](crate::choose())'s module.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Terms {
+    /// A block of K on the tensor cores, with as much of its promotion as does not hide behind them.
+    pub tensor: f64,
+    /// Its operands' way from L2, which takes place meanwhile.
+    pub l2: f64,
+    /// Blocks of K of a tile.
+    pub k_blocks: f64,
+    /// Factor of all of these for CTAs of a cluster, which wait for each other.
+    pub pairing: f64,
+    /// The latency of a tile's first load, and the way of D (and C).
+    pub ends: f64,
+    /// Tiles of an SM.
+    pub rounds: f64,
+    /// Accumulators that go out and in again with stream-K.
+    pub handover: f64,
+    /// The launch.
+    pub launch: f64,
+    /// Cycles in a second.
+    pub clock: f64,
+}
+
+impl Terms {
+    fn us(&self) -> f64 {
+        let tile = self.k_blocks * self.tensor.max(self.l2) * self.pairing + self.ends;
+        (self.rounds * tile + self.handover + self.launch) / self.clock * 1e6
     }
 }
 
@@ -495,15 +528,14 @@ pub(crate) fn estimate(problem: &Problem, config: KernelConfig, sms: u32) -> Est
         (_, 128) if config.store == Store::Direct && waves == 1 => 500.0,
         _ => 900.0,
     };
-    let store = start + block_m * block_n * size * c / store_rate;
-    let tile =
-        blocks_of_cta(problem, config.accumulation).map_or(f64::INFINITY, f64::from) * tensor.max(l2) * pairing + store;
+    let ends = start + block_m * block_n * size * c / store_rate;
+    let k_blocks = blocks_of_cta(problem, config.accumulation).map_or(f64::INFINITY, f64::from);
     let (rounds, handover) = match config.schedule {
         // Accumulators go out and in again.
         Schedule::StreamK => (full + 0.06, 2.0 * block_m * block_n * 4.0 / 40.0),
         _ => ((0.5 * (waves as f64 + full)).max(1.0), 0.0),
     };
-    let cycles = rounds * tile + handover + if cluster > 1 { 4500.0 } else { 3500.0 };
+    let launch = if cluster > 1 { 4500.0 } else { 3500.0 };
     let read_c = if config.c.is_some() { problem.c.map_or(0, OutputType::size) as f64 } else { 0.0 };
     // With up to 128 rows CTAs of a second row of tiles read the weights while they are still on their way to the
     // first, and it costs about as much (docs/performance.md: 128x4096x7168).
@@ -517,7 +549,8 @@ pub(crate) fn estimate(problem: &Problem, config: KernelConfig, sms: u32) -> Est
     } else {
         HBM
     };
-    Estimate { config, tiles, waves, compute_us: cycles / clock * 1e6, memory_us: bytes / memory * 1e6 }
+    let terms = Terms { tensor, l2, k_blocks, pairing, ends, rounds, handover, launch, clock };
+    Estimate { config, tiles, waves, compute_us: terms.us(), memory_us: bytes / memory * 1e6, terms }
 }
 
 #[cfg(test)]

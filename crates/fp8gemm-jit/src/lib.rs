@@ -58,7 +58,7 @@ pub mod tuning;
 mod wgmma;
 
 pub use cache::{CACHE_VARIABLE, Cache, Cleared, Exported, Imported, Key, Listed, Metadata, cache_root};
-pub use choose::{Choice, Estimate, choose, streams, tiles, tma_can_store};
+pub use choose::{Choice, Estimate, Terms, choose, streams, tiles, tma_can_store};
 pub use compiler::{Checked, Compiler, Made, Statistics, Unit, compile_checked};
 pub use config::{Accumulation, KernelConfig, KernelScales, SHARED_LIMIT, Schedule, Share, Store};
 pub use cubin::{Architecture, Cubin, CubinKernel};

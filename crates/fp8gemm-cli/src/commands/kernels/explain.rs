@@ -72,6 +72,30 @@ struct Candidate {
     waves: u64,
     compute_us: Number,
     memory_us: Number,
+    terms: Terms,
+}
+
+/// [`fp8gemm::jit::Terms`], in cycles.
+#[derive(Serialize)]
+struct Terms {
+    tensor: Number,
+    l2: Number,
+    k_blocks: Number,
+    pairing: Number,
+    ends: Number,
+    rounds: Number,
+    handover: Number,
+    launch: Number,
+    clock_hz: Number,
+}
+
+impl From<fp8gemm::jit::Terms> for Terms {
+    fn from(terms: fp8gemm::jit::Terms) -> Self {
+        let fp8gemm::jit::Terms { tensor, l2, k_blocks, pairing, ends, rounds, handover, launch, clock } = terms;
+        let [tensor, l2, k_blocks, pairing, ends] = [tensor, l2, k_blocks, pairing, ends].map(Number);
+        let [rounds, handover, launch, clock_hz] = [rounds, handover, launch, clock].map(Number);
+        Self { tensor, l2, k_blocks, pairing, ends, rounds, handover, launch, clock_hz }
+    }
 }
 
 pub(super) fn run(args: &ExplainArgs, json: bool) -> Result<u8, CliError> {
@@ -167,6 +191,7 @@ impl Chosen {
             waves: estimate.waves,
             compute_us: Number(estimate.compute_us),
             memory_us: Number(estimate.memory_us),
+            terms: estimate.terms.into(),
         });
         let candidates = candidates.collect();
         let [with_workspace, without_workspace] = [true, false].map(|workspace| {
@@ -242,6 +267,7 @@ impl Chosen {
         if let Some(next) = allowed.next() {
             text += &format!("; next best {:.1} % longer", 100.0 * (next.us() / chosen.us() - 1.0));
         }
+        text += &format!("\nterms: {}", terms(chosen));
         let why = self.why.as_deref().unwrap_or("the tuning table names none that needs no workspace");
         text += &format!("\nby:    the cost model; {why}\n");
         text + &self.pattern(chosen, "usual for such tiles")
@@ -254,6 +280,30 @@ impl Chosen {
             pattern => format!("FFMA:  pattern {pattern}, {why}\n"),
         }
     }
+}
+
+/// What an estimate is made of, in one sentence.
+fn terms(estimate: &Estimate) -> String {
+    let terms = &estimate.terms;
+    let mut text = format!(
+        "a block of K {:.0} cycles (tensor cores and promotion {:.0}, L2 {:.0}); a tile {} blocks, first load and D {:.0}; \
+         {:.2} tiles an SM",
+        terms.tensor.max(terms.l2) * terms.pairing,
+        terms.tensor,
+        terms.l2,
+        terms.k_blocks,
+        terms.ends,
+        terms.rounds,
+    );
+    if terms.handover > 0.0 {
+        text += &format!(", hand-over {:.0}", terms.handover);
+    }
+    text + &format!(
+        ", launch {:.0}, at {:.2} GHz; memory {:.1} us",
+        terms.launch,
+        terms.clock / 1e9,
+        estimate.memory_us
+    )
 }
 
 /// The candidates that plans may take, with their places.

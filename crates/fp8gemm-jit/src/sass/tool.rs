@@ -14,8 +14,9 @@ pub struct Disassembler {
     options: &'static [&'static str],
 }
 
-/// In order of preference: `nvdisasm` names the places that branches go to.
-const TOOLS: [(&str, &[&str]); 2] = [("nvdisasm", &["-c"]), ("cuobjdump", &["-sass"])];
+/// In order of preference: `nvdisasm` names the places that branches go to. It looks for those of the branch stack, which
+/// Hopper has not, by data flow; left out (`-ndf`) the text is the same, in 0.38 instead of 0.54 s.
+const TOOLS: [(&str, &[&str]); 2] = [("nvdisasm", &["-c", "-ndf"]), ("cuobjdump", &["-sass"])];
 
 impl Disassembler {
     /// Looks in the folders of `PATH`, in `bin` of `CUDA_HOME`, `CUDA_PATH` and `/usr/local/cuda`,
@@ -102,7 +103,7 @@ mod tests {
         let found = |folders: &[PathBuf]| Disassembler::find_in(folders.to_vec()).unwrap();
         assert_eq!((found(&folders).path, found(&folders).options), (program(0, "cuobjdump"), &["-sass"][..]));
         std::fs::write(program(1, "nvdisasm"), "").unwrap();
-        assert_eq!((found(&folders).path, found(&folders).options), (program(1, "nvdisasm"), &["-c"][..]));
+        assert_eq!((found(&folders).path, found(&folders).options), (program(1, "nvdisasm"), &["-c", "-ndf"][..]));
     }
 
     /// Breaks if a program that fails, or cannot run, gives an empty listing instead of its reason.

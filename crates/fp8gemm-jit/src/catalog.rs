@@ -1,5 +1,5 @@
-//! Every configuration that can be chosen for `promote128` and `chain`, ping-pong beside them, and a small set that covers
-//! what matters.
+//! Every configuration that can be chosen for `promote128` and `chain`, ping-pong beside them, a small set that covers
+//! what matters, and tiles of widths that are never chosen.
 //!
 //! All are made by asking [`choose`] about a grid of problems, so no rule is repeated here: a tile
 //! or an axis that is added there is in the catalogue from then on. [`choose`] takes no ping-pong,
@@ -186,8 +186,9 @@ fn splits() -> Vec<KernelConfig> {
         .collect()
 }
 
-/// 1D2D tiles, E4M3 and bf16, of every width that fits the registers of a math thread, most of which [`choose`] never
-/// takes but a caller may ask for: of 64 rows up to 224 columns, of 128 up to 192, of 256 up to 136.
+/// 1D2D tiles, E4M3 and bf16, of every width as far as all fit the registers of a math thread: of 64 rows up to 224
+/// columns, of 128 up to 192, of 256 up to 136. Most of them [`choose`] never takes, but a caller may ask for them; so
+/// they are in no other set here.
 ///
 /// ```
 /// use fp8gemm_jit::catalog;

@@ -159,8 +159,13 @@ impl Estimate {
     }
 }
 
-/// The terms of an estimate's compute time, in cycles of one SM unless said; the formula is at the head of
-/// [`choose`](crate::choose())'s module.
+/// The terms of an estimate's compute time, in cycles of one SM unless said:
+///
+/// ```text
+/// compute = (rounds * (k_blocks * max(tensor, l2) * pairing + ends) + handover + launch) / clock
+/// ```
+///
+/// How each follows from problem and configuration is at the head of `choose.rs`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Terms {
     /// A block of K on the tensor cores, with as much of its promotion as does not hide behind them.
@@ -169,7 +174,7 @@ pub struct Terms {
     pub l2: f64,
     /// Blocks of K of a tile.
     pub k_blocks: f64,
-    /// Factor of all of these for CTAs of a cluster, which wait for each other.
+    /// Factor of the K loop for CTAs of a cluster, which start and end together.
     pub pairing: f64,
     /// The latency of a tile's first load, and the way of D (and C).
     pub ends: f64,

@@ -124,7 +124,7 @@ fn other_tiles(all: &[KernelConfig], config: &KernelConfig) -> Vec<KernelConfig>
     all.iter().filter(|other| *other != config && rest(other) == rest(config)).copied().collect()
 }
 
-/// Breaks if a tile wider than those that are chosen spills or its machine code is not what is asked for. (Once the warp
+/// Breaks if a tile of more than 128 columns spills or its machine code is not what is asked for. (Once the warp
 /// that spreads scales of B did, for which there are 40 registers: unrolled, with one comparison for each 8 columns.)
 #[test]
 #[ignore = "needs NVRTC and nvdisasm"]

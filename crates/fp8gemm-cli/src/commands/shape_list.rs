@@ -44,6 +44,7 @@ impl ShapeListArgs {
         let mut listed = self.shapes.as_deref().map(read).transpose()?.unwrap_or_default();
         let tokens = if self.m.is_empty() { &TOKENS[..] } else { &self.m };
         listed.extend(self.model.iter().flat_map(|model| model.shapes(tokens)).map(Listed::from));
+        // First, while it is known where each was read.
         listed.iter().try_for_each(Listed::check)?;
         distinct(listed.into_iter().map(|listed| listed.shape.problem))
     }
